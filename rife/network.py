@@ -1,0 +1,135 @@
+"""What every RIFE network answers, so that nothing above it asks which one it has."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .warp import warp
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One frame, made ready for a network: whatever can be computed before its neighbour is known.
+
+    image: (B, 3, H, W) float32 in [0, 1], sides divisible as `Network.side_multiple` asks.
+    features: tensors that only the network which made them reads.
+    """
+
+    image: Tensor
+    features: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class Motion:
+    """How to make the frame between two others.
+
+    flow: (B, 4, H, W) float32, in pixels: where each pixel of the new frame lies in the first
+        frame (x, y), then in the second (x, y).
+    mask: (B, 1, H, W) float32 in [0, 1], the first frame's share in the blend.
+    residual: (B, 3, H, W) float32 in [-1, 1], a correction of the blended colours, or None.
+    """
+
+    flow: Tensor
+    mask: Tensor
+    residual: Tensor | None = None
+
+    def render(self, image0: Tensor, image1: Tensor) -> Tensor:
+        """The frame in between, (B, C, H, W) in [0, 1].
+
+        image0, image1: (B, C, H, W) in [0, 1]; C is 1 (grey), 3 (RGB) or 4 (RGB and alpha).
+        """
+        warped0 = warp(image0, self.flow[:, :2])
+        warped1 = warp(image1, self.flow[:, 2:])
+        merged = warped0 * self.mask + warped1 * (1 - self.mask)
+        if self.residual is not None:
+            if merged.shape[1] == 1:
+                merged = merged + self.residual.mean(dim=1, keepdim=True)
+            else:
+                merged[:, :3] += self.residual
+        return merged.clamp(0, 1)
+
+
+class Network(nn.Module):
+    """The small interface of all RIFE networks: prepare each frame once, then ask for motion.
+
+    Convolutions run in the weights' dtype; flow, mask and warping are float32 always.
+    """
+
+    #: Name and generation, for people.
+    version: str
+    #: True: any timestep in (0, 1). False: the midpoint only; other timesteps by recursion.
+    any_timestep: ClassVar[bool] = True
+    #: Scale factors of the blocks, coarse to fine.
+    scales: tuple[int, ...]
+    #: What can be switched on, of "ensemble" and "refine" (see `motion`) ...
+    options: frozenset[str] = frozenset()
+    #: ... and what is part of this network, switched on or not.
+    built_in: frozenset[str] = frozenset()
+    #: Working memory that a pair takes at its peak, bytes per pixel, measured in float32.
+    bytes_per_pixel: int
+    #: Parts of the state dict that serve training alone; checkpoints may lack or carry them.
+    training_only: ClassVar[tuple[str, ...]] = ("block_tea.", "teacher.", "caltime.")
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Tensor]) -> "Network | None":
+        """A network of this family with the parameters read off `state`, its weights not loaded.
+
+        None: `state` is of another family.
+        """
+        raise NotImplementedError
+
+    def prepare(self, image: Tensor, *, refine: bool = False) -> Prepared:
+        """Compute what depends on one frame alone; `refine` as it will be given to `motion`.
+
+        image: (B, 3, H, W) in [0, 1], H and W multiples of `side_multiple(scale)`.
+        """
+        return Prepared(image.float())
+
+    def motion(
+        self,
+        frame0: Prepared,
+        frame1: Prepared,
+        timestep: float | Tensor = 0.5,
+        *,
+        scale: float = 1.0,
+        ensemble: bool = False,
+        refine: bool = False,
+    ) -> Motion:
+        """Estimate the motion to the frame at `timestep` (0: `frame0`, 1: `frame1`).
+
+        timestep: a number, or (B, 1, 1, 1); networks with a fixed timestep give the midpoint.
+        scale: the resolution of the flow estimate: 0.5 for 4K and large motion, 2 for fine detail.
+        ensemble: average both orders of the pair. refine: add the refine module's residual.
+        """
+        raise NotImplementedError
+
+    def forward(
+        self, image0: Tensor, image1: Tensor, timestep: float | Tensor = 0.5, **options
+    ) -> Tensor:
+        """The frame between two images: `prepare`, `motion` and `Motion.render` in one call."""
+        refine = options.get("refine", False)
+        frame0 = self.prepare(image0[:, :3], refine=refine)
+        frame1 = self.prepare(image1[:, :3], refine=refine)
+        return self.motion(frame0, frame1, timestep, **options).render(image0, image1)
+
+    def side_multiple(self, scale: float = 1.0) -> int:
+        """What both sides of a frame must be multiples of: every block halves its input twice."""
+        return max(32, 4 * round(max(self.scales) * max(1.0, 1 / scale)))
+
+    def memory_needed(self, height: int, width: int, channels: int = 3) -> int:
+        """Bytes of working memory, beside the weights, that a pair of such frames takes at most."""
+        multiple = self.side_multiple()
+        pixels = (height + -height % multiple) * (width + -width % multiple)
+        images = 4 * 4 * channels  # both frames, padded, warped and blended, in float32
+        return pixels * (self.bytes_per_pixel + images)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device

@@ -1,0 +1,46 @@
+"""Backward warping and the bilinear resizing that every RIFE network shares."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def warp(image: Tensor, flow: Tensor) -> Tensor:
+    """Sample `image` at the places that `flow` points to (backward warping).
+
+    image: (B, C, H, W); flow: (B, 2, H, W), the x and y displacement in pixels.
+    Returns (B, C, H, W). Beyond the border the border pixel repeats.
+
+    Coordinates and sampling are at least float32: in float16 a coordinate beyond 2048 is off by
+    whole pixels (Practical-RIFE issue 188).
+    """
+    image, flow = at_least_float32(image), at_least_float32(flow)
+    height, width = image.shape[-2:]
+    x = _unit_axis(width, flow) + flow[:, 0] / max((width - 1) / 2, 0.5)
+    y = _unit_axis(height, flow)[:, None] + flow[:, 1] / max((height - 1) / 2, 0.5)
+    grid = torch.stack((x, y), dim=-1)
+    padding = "border"
+    if grid.device.type == "mps":  # knows no border padding; clamped coordinates are the same
+        grid, padding = grid.clamp(-1, 1), "zeros"
+    return F.grid_sample(image, grid, "bilinear", padding, align_corners=True)
+
+
+def _unit_axis(size: int, like: Tensor) -> Tensor:
+    return torch.linspace(-1, 1, size, device=like.device, dtype=like.dtype)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x` itself, or widened to float32 if it is narrower."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def resize(x: Tensor, factor: float) -> Tensor:
+    """`x` (B, C, H, W) resized bilinearly by `factor`, pixel centres kept (align_corners=False)."""
+    if factor == 1:
+        return x
+    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+
+
+def swap_directions(flow: Tensor) -> Tensor:
+    """Flow (B, 4, H, W) of a pair -> flow of the same pair in the opposite order."""
+    return torch.cat((flow[:, 2:4], flow[:, :2]), dim=1)
