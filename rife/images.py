@@ -1,0 +1,415 @@
+"""Folders of numbered images and animated pictures (GIF, WebP, APNG), through Pillow.
+
+Pillow writes an animation only from all of its frames at once. Here frames are encoded one by one
+and put into the file's containers as they come, so that memory doesn't grow with the clip.
+"""
+
+import contextlib
+import io
+import logging
+import re
+import struct
+import zlib
+from abc import abstractmethod
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import GifImagePlugin, Image, ImageOps, PngImagePlugin
+
+from .files import ClipInfo, FileError, Frame, Reader, Writer, plain_errors, to_uint8
+
+logger = logging.getLogger(__name__)
+
+ANIMATIONS_READ = {".gif", ".webp", ".apng", ".png"}
+_IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+# What Pillow raises for damaged files, beside OSError.
+_PILLOW_ERRORS = (
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+
+
+class FolderReader(Reader):
+    """The images of a folder (PNG, JPEG, WebP, BMP, TIFF) in the order of the last number in
+    their names, evenly spaced in time. Hidden files and files of other kinds are ignored.
+
+    Frames are uint8 RGB, or RGBA if any image has transparency; EXIF orientation is applied.
+    16-bit images are read as 8 bits, with a warning.
+
+    Raises FileError if there is no image, if sizes differ, or if an image can't be read.
+    """
+
+    def __init__(self, path: Path, frame_rate: Fraction):
+        with plain_errors("read", path):
+            self._files = sorted(
+                (
+                    file
+                    for file in path.iterdir()
+                    if file.suffix.lower() in _IMAGES and not file.name.startswith(".")
+                ),
+                key=_number,
+            )
+        if not self._files:
+            raise FileError(f"The folder {path} holds no images ({', '.join(sorted(_IMAGES))}).")
+        size, has_alpha, deep = None, False, False
+        for file in self._files:
+            with _opened(file) as image:
+                if size is None:
+                    size = _shown_size(image)
+                    self.icc_profile = image.info.get("icc_profile")
+                    self.srgb_intent = image.info.get("srgb")
+                elif size != _shown_size(image):
+                    raise FileError(
+                        f"Images differ in size: {self._files[0]} is {size[0]}x{size[1]}, "
+                        f"{file} is {image.width}x{image.height}. Bring them to one size first."
+                    )
+                has_alpha |= image.has_transparency_data
+                deep |= any(";16" in str(tile) for tile in image.tile)
+        if deep:
+            logger.warning("The 16-bit images in %s are read as 8 bits a channel.", path)
+        rate = Fraction(frame_rate)
+        self.info = ClipInfo(path, *size, rate, len(self._files), has_alpha, 1 / rate)
+
+    def __iter__(self) -> Iterator[Frame]:
+        period = 1 / self.info.frame_rate
+        for index, file in enumerate(self._files):
+            with _opened(file) as image:
+                tensor = _tensor(ImageOps.exif_transpose(image), self.info.has_alpha)
+            yield Frame(tensor, index * period, period)
+
+    def close(self) -> None:
+        pass
+
+
+class AnimationReader(Reader):
+    """An animated GIF, WebP or PNG, with the durations that browsers show: GIF frames of less
+    than 20 ms last 100 ms.
+
+    All frames are decoded once at the start, for the true frame rate, for whether anything is
+    transparent, and so that damage is known before work begins. Frames are uint8 RGB or RGBA.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        with self._errors():
+            self._image = Image.open(path)
+            # A PNG may hold a picture for viewers without animation, which is no part of it.
+            self._first = 1 if getattr(self._image, "default_image", False) else 0
+            count = getattr(self._image, "n_frames", 1) - self._first
+            has_alpha = False
+            self._durations = []
+            for frame in self._frames(count):
+                self._durations.append(self._duration())
+                has_alpha |= _is_transparent(frame)
+        self.icc_profile = self._image.info.get("icc_profile")
+        self.plays = self._image.info.get("loop", 1 if self._image.format == "GIF" else 0)
+        if self._image.format == "GIF" and self._image.info.get("loop"):
+            self.plays += 1  # a GIF counts the repetitions after the first showing
+        total = sum(self._durations)
+        grid = {"GIF": 100, "WEBP": 1000}.get(self._image.format)
+        self.info = ClipInfo(
+            path, *self._image.size, count / total, count, has_alpha,
+            Fraction(1, grid) if grid else self._durations[0],
+        )  # fmt: skip
+
+    def _errors(self) -> contextlib.AbstractContextManager[None]:
+        return plain_errors("read", self._path, _PILLOW_ERRORS)
+
+    def _frames(self, count: int) -> Iterator[Image.Image]:
+        for index in range(self._first, self._first + count):
+            self._image.seek(index)
+            self._image.load()
+            yield self._image
+
+    def _duration(self) -> Fraction:
+        milliseconds = self._image.info.get("duration", 0)
+        if milliseconds < (20 if self._image.format == "GIF" else 1):
+            milliseconds = 100
+        # APNG has fractions of two 16-bit numbers, which Pillow gives as a float.
+        return Fraction(milliseconds / 1000).limit_denominator(65535)
+
+    def __iter__(self) -> Iterator[Frame]:
+        time = Fraction(0)
+        frames = self._frames(len(self._durations))
+        for duration in self._durations:
+            with self._errors():
+                tensor = _tensor(next(frames), self.info.has_alpha)
+            yield Frame(tensor, time, duration)
+            time += duration
+
+    def close(self) -> None:
+        self._image.close()
+
+
+class FolderWriter(Writer):
+    """Fills an existing folder with 00000001.png, 00000002.png ...: lossless 8-bit images, each
+    with the ICC profile or sRGB mark of the input's images. Times are not kept.
+    """
+
+    def __init__(self, path: Path, like: Reader):
+        self._path, self._count = path, 0
+        self._icc_profile = like.icc_profile
+        self._chunks = PngImagePlugin.PngInfo()
+        if (intent := getattr(like, "srgb_intent", None)) is not None:
+            self._chunks.add(b"sRGB", bytes([intent]))
+
+    def write(self, image: torch.Tensor, time: Fraction, duration: Fraction | None = None) -> None:
+        self._count += 1
+        file = self._path / f"{self._count:08}.png"
+        with plain_errors("write", file, _PILLOW_ERRORS):
+            _picture(image).save(
+                file, compress_level=4, icc_profile=self._icc_profile, pnginfo=self._chunks
+            )
+
+    def close(self) -> None:
+        pass
+
+    def discard(self) -> None:
+        pass
+
+
+class _AnimationWriter(Writer):
+    """Holds each frame until the next one tells how long it lasts.
+
+    Times become whole steps of the format's clock. It is the times that are rounded, not the
+    durations, so that the animation's length is right whatever the number of frames.
+    """
+
+    _clock: int  # steps a second
+
+    def __init__(self, path: Path, like: Reader, frame_rate: Fraction):
+        self._path, self._like = path, like
+        self._period = 1 / Fraction(frame_rate)
+        self._waiting: tuple[Image.Image, Fraction, Fraction] | None = None
+        self._count = 0
+        with plain_errors("write", path):
+            self._file = path.open("wb")
+
+    def write(self, image: torch.Tensor, time: Fraction, duration: Fraction | None = None) -> None:
+        self._write_waiting(time)
+        picture = _picture(image).convert("RGBA" if self._like.info.has_alpha else "RGB")
+        self._waiting = picture, time, time + (duration or self._period)
+
+    def _write_waiting(self, end: Fraction) -> None:
+        if self._waiting is None:
+            return
+        picture, time, _ = self._waiting
+        steps = round(end * self._clock) - round(time * self._clock)
+        with plain_errors("write", self._path, _PILLOW_ERRORS):
+            if not self._count:
+                self._file.write(self._header(picture))
+            self._file.write(self._frame(picture, steps))
+        self._count += 1
+
+    def close(self) -> None:
+        if self._waiting:
+            self._write_waiting(self._waiting[2])
+        with plain_errors("write", self._path):
+            if self._count:
+                self._finish()
+            self._file.close()
+
+    def discard(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+    @abstractmethod
+    def _header(self, first: Image.Image) -> bytes: ...
+
+    @abstractmethod
+    def _frame(self, picture: Image.Image, steps: int) -> bytes: ...
+
+    @abstractmethod
+    def _finish(self) -> None: ...
+
+
+class GifWriter(_AnimationWriter):
+    """An animated GIF; each frame has a palette of its own, and pixels are opaque or not at all.
+
+    Raises FileError if a frame lasts less than 20 ms: players would show it for 100 ms.
+    """
+
+    _clock = 100
+
+    def __init__(self, path: Path, like: Reader, frame_rate: Fraction):
+        if frame_rate > 50:
+            raise self._too_fast(path)
+        super().__init__(path, like, frame_rate)
+
+    @staticmethod
+    def _too_fast(path: Path) -> FileError:
+        return FileError(
+            f"Can't write {path}: GIF players slow down beyond 50 frames per second; "
+            "write a .webp or .mp4 file instead, or fewer frames."
+        )
+
+    def _header(self, first: Image.Image) -> bytes:
+        screen = b"GIF89a" + struct.pack("<HHBBB", *first.size, 0, 0, 0)
+        if self._like.plays == 1:
+            return screen
+        loop = struct.pack("<BHB", 1, min(max(self._like.plays - 1, 0), 0xFFFF), 0)
+        return screen + b"!\xff\x0bNETSCAPE2.0\x03" + loop
+
+    def _frame(self, picture: Image.Image, steps: int) -> bytes:
+        if steps < 2:
+            raise self._too_fast(self._path)
+        colours = picture.convert("RGB")
+        # Octree is ten times as fast as Pillow's default, and closer. One is left for transparency.
+        palette = colours.quantize(255, Image.Quantize.FASTOCTREE)
+        indices = colours.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
+        options = {"duration": steps * 10, "include_color_table": True, "disposal": 1}
+        if picture.mode == "RGBA":
+            indices.putpalette((palette.getpalette() + [0] * 768)[:768])
+            indices.paste(255, mask=picture.getchannel("A").point(lambda a: 255 * (a < 128)))
+            options |= {"transparency": 255, "disposal": 2}
+        return b"".join(GifImagePlugin.getdata(indices, **options))
+
+    def _finish(self) -> None:
+        self._file.write(b";")
+
+
+class ApngWriter(_AnimationWriter):
+    """A lossless animated PNG."""
+
+    _clock = 1000
+    _sequence = 0
+
+    def _header(self, first: Image.Image) -> bytes:
+        chunks = dict(_png_chunks(first, self._like.icc_profile))
+        header = b"\x89PNG\r\n\x1a\n" + _png_chunk(b"IHDR", chunks[b"IHDR"])
+        self._control_at = len(header)
+        header += self._control()
+        if b"iCCP" in chunks:
+            header += _png_chunk(b"iCCP", chunks[b"iCCP"])
+        return header
+
+    def _control(self) -> bytes:
+        return _png_chunk(b"acTL", struct.pack(">II", self._count, self._like.plays))
+
+    def _number(self) -> bytes:
+        self._sequence += 1
+        return struct.pack(">I", self._sequence - 1)
+
+    def _frame(self, picture: Image.Image, steps: int) -> bytes:
+        delay = Fraction(steps, self._clock).limit_denominator(1000)
+        if delay.numerator > 0xFFFF:
+            delay = Fraction(min(round(delay), 0xFFFF))
+        frame = struct.pack(">4I2H2B", *picture.size, 0, 0, *delay.as_integer_ratio(), 0, 0)
+        parts = [_png_chunk(b"fcTL", self._number() + frame)]
+        for kind, data in _png_chunks(picture):
+            if kind == b"IDAT":
+                first = not self._count
+                parts.append(
+                    _png_chunk(b"IDAT", data)
+                    if first
+                    else _png_chunk(b"fdAT", self._number() + data)
+                )
+        return b"".join(parts)
+
+    def _finish(self) -> None:
+        self._file.write(_png_chunk(b"IEND", b""))
+        self._file.seek(self._control_at)
+        self._file.write(self._control())
+
+
+class WebpWriter(_AnimationWriter):
+    """An animated WebP of good, not lossless, quality."""
+
+    _clock = 1000
+    _quality = 90
+
+    def _header(self, first: Image.Image) -> bytes:
+        icc = self._like.icc_profile
+        flags = 0x02 | (0x10 if first.mode == "RGBA" else 0) | (0x20 if icc else 0)
+        size = b"".join((side - 1).to_bytes(3, "little") for side in first.size)
+        return (
+            b"RIFF\0\0\0\0WEBP"
+            + _riff_chunk(b"VP8X", struct.pack("<I", flags) + size)
+            + (_riff_chunk(b"ICCP", icc) if icc else b"")
+            + _riff_chunk(b"ANIM", struct.pack("<IH", 0, min(self._like.plays, 0xFFFF)))
+        )
+
+    def _frame(self, picture: Image.Image, steps: int) -> bytes:
+        encoded = io.BytesIO()
+        picture.save(encoded, "WEBP", quality=self._quality, method=4)
+        data = encoded.getvalue()[12:]
+        if data[:4] == b"VP8X":  # what it says of the file stands in the header already
+            data = data[18:]
+        numbers = (0, 0, picture.width - 1, picture.height - 1, steps)
+        place = b"".join(number.to_bytes(3, "little") for number in numbers)
+        return _riff_chunk(b"ANMF", place + b"\x02" + data)  # 2: replace, don't blend
+
+    def _finish(self) -> None:
+        size = self._file.tell() - 8
+        if size > 0xFFFFFFFF:
+            raise FileError(f"{self._path} is beyond the 4 GB of WebP; write a .mp4 file instead.")
+        self._file.seek(4)
+        self._file.write(struct.pack("<I", size))
+
+
+ANIMATIONS_WRITTEN = {".gif": GifWriter, ".webp": WebpWriter, ".apng": ApngWriter}
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    with plain_errors("read", path, _PILLOW_ERRORS), Image.open(path) as image:
+        yield image
+
+
+def _number(path: Path) -> tuple[int, str]:
+    numbers = re.findall(r"\d+", path.stem)
+    return (int(numbers[-1]) if numbers else -1), path.name
+
+
+def _shown_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height after EXIF orientation, without decoding the image."""
+    # Pillow decodes a whole PNG in search of EXIF data at its end.
+    exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
+    turned = exif.get(0x0112, 1) >= 5
+    return (image.height, image.width) if turned else image.size
+
+
+def _tensor(image: Image.Image, alpha: bool) -> torch.Tensor:
+    """(H, W, 3 or 4) uint8."""
+    if image.mode.startswith("I"):  # 16 bits of grey; Pillow's own conversion clips them
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    return torch.from_numpy(np.array(image.convert("RGBA" if alpha else "RGB")))
+
+
+def _picture(image: torch.Tensor) -> Image.Image:
+    """image: (H, W, 3 or 4)."""
+    return Image.fromarray(to_uint8(image).numpy())
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    """Whether any pixel is; formats use transparency to save space in opaque pictures, too."""
+    return image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255
+
+
+def _png_chunks(
+    image: Image.Image, icc_profile: bytes | None = None
+) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and content of the chunks of `image` as a PNG."""
+    encoded = io.BytesIO()
+    image.save(encoded, "PNG", compress_level=4, icc_profile=icc_profile)
+    data, at = encoded.getvalue(), 8
+    while at < len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        yield kind, data[at + 8 : at + 8 + length]
+        at += length + 12
+
+
+def _png_chunk(kind: bytes, content: bytes) -> bytes:
+    check = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
+
+
+def _riff_chunk(kind: bytes, content: bytes) -> bytes:
+    return kind + struct.pack("<I", len(content)) + content + b"\0" * (len(content) % 2)

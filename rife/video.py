@@ -1,0 +1,658 @@
+"""Reading and writing clips. Video files and their sound are here, through PyAV; folders of
+images and animated pictures are in images.py, and what all have in common in files.py.
+"""
+
+import contextlib
+import io
+import logging
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+
+from . import images
+from .files import ClipInfo, FileError, Frame, Reader, Writer, plain_errors, to_uint8
+
+logger = logging.getLogger(__name__)
+
+# FFmpeg reports damage as ValueError, too; av.FFmpegError covers it all.
+_AV_ERRORS = (av.FFmpegError, ValueError, EOFError)
+
+# swscale's defaults darken 4:2:0 video by a whole level (of 255) each time it goes to RGB and
+# back, and its versions disagree on where chroma lies. Told both, nothing drifts.
+_SCALING = "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
+
+_FULL = 2  # AVColorRange
+_UNSPECIFIED = 2  # AVColorTransferCharacteristic and AVColorPrimaries
+# AVColorSpace -> swscale's name for the matrix.
+_MATRICES = {
+    1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020", 10: "bt2020"
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Container:
+    video: tuple[str, ...]  # default encoders, best first
+    audio: str  # encoder for sound that can't be copied
+    options: tuple[tuple[str, str], ...] = ()
+
+
+_H264 = ("libx264", "libopenh264")
+# Arbitrary tags, such as ComfyUI's workflows, survive in MP4 with use_metadata_tags only.
+_MOVFLAGS = (("movflags", "+faststart+use_metadata_tags"),)
+_CONTAINERS = {
+    ".mp4": _Container(_H264, "aac", _MOVFLAGS),
+    ".m4v": _Container(_H264, "aac", _MOVFLAGS),
+    ".mov": _Container(_H264, "aac", _MOVFLAGS),
+    ".mkv": _Container(_H264, "aac"),
+    ".webm": _Container(("libvpx-vp9", "libsvtav1"), "libopus"),
+}
+# Tags that describe the input file rather than what is in it.
+_FILE_TAGS = {
+    "major_brand",
+    "minor_version",
+    "compatible_brands",
+    "encoder",
+    "duration",
+    "alpha_mode",
+}
+
+
+def open_reader(path: str | Path, frame_rate: Fraction = Fraction(24)) -> Reader:
+    """Open a video file, an animated GIF, WebP or PNG, or a folder of numbered images.
+
+    frame_rate: of a folder, which has none of its own; frames per second.
+    Raises FileError if there is nothing readable at `path`.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return images.FolderReader(path, frame_rate)
+    with plain_errors("read", path):
+        if not path.stat().st_size:
+            raise FileError(f"{path} is empty.")
+    if path.suffix.lower() in images.ANIMATIONS_READ:
+        return images.AnimationReader(path)
+    return VideoReader(path)
+
+
+def create_writer(
+    path: str | Path,
+    like: Reader,
+    frame_rate: Fraction,
+    *,
+    crf: int = 18,
+    codec: str | None = None,
+    pixel_format: str | None = None,
+    time_base: Fraction | None = None,
+    sound: bool = True,
+) -> Writer:
+    """Start an output whose kind follows from `path`: an existing folder is filled with numbered
+    PNG images, .gif, .webp and .apng become animations, anything else is video (see VideoWriter,
+    also for the options, which concern video alone).
+
+    like: the reader of the input; size, transparency, colours, sound and tags are taken from it.
+    frame_rate: frames per second, on average.
+    Raises FileError for an unknown suffix and for settings that don't go together.
+    """
+    path, suffix = Path(path), Path(path).suffix.lower()
+    if suffix in _CONTAINERS and not path.is_dir():
+        return VideoWriter(
+            path, like, frame_rate, crf, codec, pixel_format, time_base=time_base, sound=sound
+        )
+    if codec or pixel_format:
+        raise FileError(f"A codec and pixel format can be chosen for video only, not for {path}.")
+    if path.is_dir():
+        return images.FolderWriter(path, like)
+    if suffix in images.ANIMATIONS_WRITTEN:
+        return images.ANIMATIONS_WRITTEN[suffix](path, like, frame_rate)
+    known = ", ".join([*_CONTAINERS, *images.ANIMATIONS_WRITTEN])
+    raise FileError(f"Can't write {suffix or 'unnamed'} files; the name may end in {known}.")
+
+
+@dataclass(frozen=True)
+class Colors:
+    """A clip's colour tags, in FFmpeg's numbers, and how its YUV relates to RGB."""
+
+    space: int
+    range: int
+    primaries: int
+    transfer: int
+    matrix: str  # swscale's name; a guess where the clip doesn't say
+
+    @classmethod
+    def of(cls, frame: av.VideoFrame, context: av.VideoCodecContext) -> "Colors":
+        # Untagged high-definition video is shown as BT.709 by players, and the rest as BT.601.
+        guess = "bt709" if frame.width >= 1280 or frame.height > 576 else "bt601"
+        full = frame.color_range == _FULL or frame.format.name.startswith("yuvj")
+        return cls(
+            space=int(frame.colorspace),
+            range=_FULL if full else int(frame.color_range),
+            primaries=int(context.color_primaries),
+            transfer=int(context.color_trc),
+            matrix=_MATRICES.get(frame.colorspace, guess),
+        )
+
+    def converter(
+        self, size: tuple[int, int], source: str, target: str
+    ) -> Callable[[av.VideoFrame], av.VideoFrame]:
+        """From one pixel format to another, one of them RGB and the other in these colours."""
+        width, height = size
+        graph = av.filter.Graph()
+        options = [_SCALING]
+        for side, name in ("in", source), ("out", target):
+            format = av.VideoFormat(name, 2, 2)
+            if not format.is_rgb:
+                range_ = "full" if self.range == _FULL else "limited"
+                options += [f"{side}_color_matrix={self.matrix}", f"{side}_range={range_}"]
+                options += [f"{side}_h_chr_pos=0"]
+                if format.chroma_height() < 2:
+                    options += [f"{side}_v_chr_pos=128"]
+        graph.link_nodes(
+            graph.add_buffer(
+                width=width, height=height, format=av.VideoFormat(source), time_base=Fraction(1)
+            ),
+            graph.add("scale", ":".join(options)),
+            graph.add("format", target),
+            graph.add("buffersink"),
+        ).configure()
+
+        def convert(frame: av.VideoFrame) -> av.VideoFrame:
+            for tag in "color_trc", "color_primaries":
+                # Newer swscale refuses some, though these aren't to be converted.
+                if hasattr(frame, tag):
+                    setattr(frame, tag, _UNSPECIFIED)
+            graph.push(frame)
+            return graph.pull()
+
+        return convert
+
+
+# For pictures, which come without YUV: what every player understands.
+_SCREEN = Colors(space=1, range=1, primaries=1, transfer=1, matrix="bt709")
+
+
+def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
+    """Whether to transpose, flip rows and flip columns, so that the frame is the right way up."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return False, False, False
+    # x' = a x + c y, y' = b x + d y
+    a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
+    if abs(b) > abs(a):
+        return True, b < 0, c < 0
+    return False, d < 0, a < 0
+
+
+def _video_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
+    cover = av.stream.Disposition.attached_pic.value
+    for stream in container.streams.video:
+        if not _disposition(stream) & cover:
+            return stream
+    kinds = ", ".join(sorted({stream.type for stream in container.streams}))
+    raise FileError(f"{path} holds no video, only {kinds or 'nothing'}.")
+
+
+def _decoder(stream: av.VideoStream) -> av.VideoCodecContext:
+    context = stream.codec_context
+    if stream.metadata.get("alpha_mode") == "1":
+        # FFmpeg's own VP8 and VP9 decoders pass over transparency.
+        name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(context.name)
+        if name in av.codecs_available:
+            context = av.CodecContext.create(name, "r")
+    context.thread_type = "AUTO"
+    # By default decoders paint over damage and say nothing.
+    context.options = {"err_detect": "explode"}
+    return context
+
+
+class VideoReader(Reader):
+    """A video file's first video stream, decoded frame by frame.
+
+    Frames are RGB, or RGBA where the stream has transparency; the stream's own matrix and range
+    are used, and frames that are to be shown rotated are rotated. Streams of more than 8 bits give
+    float32. Frames keep their own times, evenly spaced or not.
+
+    Raises FileError, at the start or while frames are read, if the file can't be decoded
+    to its end: a damaged place is never passed over in silence.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self.on_packet: Callable[[av.Packet], None] | None = None  # gets all but video, in order
+        with self._errors():
+            with self._open() as container:
+                stream = _video_stream(container, path)
+                decoder = _decoder(stream)
+                frames = (f for packet in container.demux(stream) for f in decoder.decode(packet))
+                first = next(frames, None)
+                if first is None:
+                    raise FileError(f"{path} holds no video frame.")
+                self._probe(container, stream, first)
+            self._container = self._open()
+        self._stream = _video_stream(self._container, path)
+        self._decoder = _decoder(self._stream)
+        self.metadata = _kept_tags(self._container)
+        self.stream_metadata = _kept_tags(self._stream)
+        self.other_streams, self.dropped = [], []  # streams to copy; descriptions of the rest
+        for stream in self._container.streams:
+            # PyAV crashes at streams without a codec.
+            if stream.type in ("audio", "subtitle") and stream.codec_context is not None:
+                self.other_streams.append(stream)
+            elif stream is not self._stream and "timecode" not in stream.metadata:
+                self.dropped.append(_describe(stream))
+
+    def _errors(self) -> contextlib.AbstractContextManager[None]:
+        return plain_errors("read", self._path, _AV_ERRORS)
+
+    def _open(self) -> av.container.InputContainer:
+        container = av.open(str(self._path), metadata_errors="replace")
+        # FFmpeg takes any text for terminal art and a still for a video of one frame.
+        if container.format.name == "tty" or container.format.name.endswith(("_pipe", "image2")):
+            container.close()
+            raise FileError(f"{self._path} is not a video; for images, name their folder.")
+        return container
+
+    def _probe(
+        self, container: av.container.InputContainer, stream: av.VideoStream, first: av.VideoFrame
+    ) -> None:
+        components = first.format.components
+        has_alpha = any(component.is_alpha for component in components)
+        self._deep = max(component.bits for component in components) > 8
+        self._rgb_format = (
+            ("rgba64le" if has_alpha else "rgb48le")
+            if self._deep
+            else ("rgba" if has_alpha else "rgb24")
+        )
+        self._coded_size = first.width, first.height
+        self._converted_kind: tuple[str, Colors] | None = None
+        self._orientation = _orientation(first)
+        self.colors = Colors.of(first, stream.codec_context)
+        aspect = stream.sample_aspect_ratio or Fraction(1)
+        width, height = self._coded_size
+        if self._orientation[0]:
+            width, height, aspect = height, width, 1 / aspect
+        self.sample_aspect_ratio = aspect
+
+        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+        self._first_pts = first.pts or 0
+        starts = [
+            s.start_time * s.time_base for s in container.streams.audio if s.start_time is not None
+        ]
+        start = self._first_pts * stream.time_base
+        self.origin = min([start, *starts])  # container time of the clip's very start
+        self.video_start = start - self.origin  # when, after that, the first frame is shown
+        count = stream.frames
+        if not count and container.duration:
+            count = round(container.duration * rate / av.time_base)
+        self.info = ClipInfo(
+            self._path, width, height, Fraction(rate), count or None, has_alpha, stream.time_base
+        )
+
+    def __iter__(self) -> Iterator[Frame]:
+        period = 1 / self.info.frame_rate
+        time, reached = -period, Fraction(0)
+        try:
+            for packet in self._container.demux(self._stream, *self.other_streams):
+                # In MPEG-TS the flag may stand for no more than a seam between two pieces.
+                if packet.is_corrupt and self._container.format.name != "mpegts":
+                    raise ValueError("a part is missing")
+                if packet.pts is not None:
+                    reached = max(reached, packet.pts * packet.time_base - self.origin)
+                if packet.stream.index != self._stream.index:
+                    if self.on_packet:
+                        self.on_packet(packet)
+                    continue
+                for frame in self._decoder.decode(packet):
+                    previous, time = time, time + period
+                    if frame.pts is not None:
+                        own = (frame.pts - self._first_pts) * self.info.time_base
+                        time = own if own > previous else time
+                    yield Frame(self._image(frame), time, period)
+            # A download that broke off between two packets just ends.
+            promised = Fraction(self._container.duration or 0, av.time_base)
+            if reached < promised - max(1, promised / 20):
+                raise ValueError(f"it should last {float(promised):.2f} s")
+        except FileError:
+            raise
+        except (OSError, *_AV_ERRORS) as error:
+            raise FileError(
+                f"{self._path} is damaged: it could be read up to {float(max(time, 0)):.2f} s only "
+                f"({getattr(error, 'strerror', None) or error}). Get a whole copy, or mend it with "
+                "ffmpeg -i FILE MENDED_FILE."
+            ) from error
+
+    def _image(self, frame: av.VideoFrame) -> torch.Tensor:
+        if (frame.width, frame.height) != self._coded_size:
+            old, new = self._coded_size, (frame.width, frame.height)
+            raise FileError(
+                f"{self._path} changes its frame size from {old[0]}x{old[1]} to "
+                f"{new[0]}x{new[1]}; split it there, or scale it to one size."
+            )
+        if frame.is_corrupt:
+            raise ValueError("damaged frame")
+        kind = frame.format.name, Colors.of(frame, self._decoder)
+        if kind != self._converted_kind:
+            self._converted_kind = kind
+            self._to_rgb = kind[1].converter(self._coded_size, kind[0], self._rgb_format)
+        array = self._to_rgb(frame).to_ndarray()
+        if self._deep:
+            array = array.astype(np.float32) / 65535
+        transpose, flip_rows, flip_columns = self._orientation
+        if transpose:
+            array = array.transpose(1, 0, 2)
+        array = array[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
+        return torch.from_numpy(np.array(array))
+
+    def close(self) -> None:
+        self._container.close()
+
+
+class VideoWriter(Writer):
+    """A video file in the container that the name's suffix stands for.
+
+    The encoder is H.264 (VP9 in .webm) in 8-bit 4:2:0 unless `codec` and `pixel_format`, FFmpeg's
+    names, say otherwise; `crf` is its quality, lower being better, for encoders that have one.
+    Players need even sizes where chroma is subsampled, so the last column or row is then doubled.
+    Pictures lose transparency, over black, in formats without it.
+
+    Frames keep their exact times in .mp4 and .mov; .mkv and .webm round them to milliseconds.
+    `time_base` is the grid in seconds on which all times lie (None: made for frames at
+    `frame_rate` and for those at `like`'s times, evenly divided).
+
+    Sound and subtitles are copied from `like` as they are if the container takes them. Other sound
+    is encoded anew, and a warning says what is left out. Colour tags, pixel shape, titles and other
+    tags are kept.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        like: Reader,
+        frame_rate: Fraction,
+        crf: int = 18,
+        codec: str | None = None,
+        pixel_format: str | None = None,
+        *,
+        time_base: Fraction | None = None,
+        sound: bool = True,
+    ):
+        self._path = path
+        self._kind = _CONTAINERS[path.suffix.lower()]
+        self._period = 1 / Fraction(frame_rate)
+        self._from_layout: str | None = None
+        self._last_pts: int | None = None
+        self._last_duration = self._period
+        codec = codec or _default_codec(self._kind)
+        self._time_base = time_base or _time_base(like.info, frame_rate)
+        self._colors, self._start, source = _SCREEN, 0, None
+        if isinstance(like, VideoReader):
+            self._colors, source = like.colors, like
+            self._start = round(like.video_start / self._time_base)
+        self._copied: dict[int, av.stream.Stream] = {}
+        self._encoded: dict[int, av.AudioStream] = {}
+
+        with self._errors():
+            self._container = av.open(str(path), "w", container_options=dict(self._kind.options))
+            try:
+                self._add_video(codec, frame_rate, crf, pixel_format, like.info)
+                if source is not None:
+                    self._container.metadata.update(source.metadata)
+                    self._stream.metadata.update(source.stream_metadata)
+                    self._set_aspect(source.sample_aspect_ratio)
+                    self._shift = source.origin
+                    if sound:
+                        self._add_others(source)
+                with plain_errors(f"encode with {self._stream.codec.name} to", path, _AV_ERRORS):
+                    self._container.start_encoding()
+            except BaseException:
+                self.discard()
+                raise
+        if source is not None:
+            source.on_packet = self._take
+
+    def _errors(self) -> contextlib.AbstractContextManager[None]:
+        return plain_errors("write", self._path, _AV_ERRORS)
+
+    def _add_video(
+        self, name: str, rate: Fraction, crf: int, pixel_format: str | None, info: ClipInfo
+    ) -> None:
+        try:
+            codec = av.Codec(name, "w")
+            if codec.type != "video":
+                raise ValueError
+            # FFmpeg would take the options of another encoder without a word.
+            self._stream = self._container.add_stream(
+                name, rate=rate, time_base=self._time_base, options=_quality(name, crf)
+            )
+        except ValueError as error:
+            raise FileError(
+                f"{name} is no video encoder for {self._path.suffix} files here; "
+                f"try one of {', '.join(_encoders(self._container))}."
+            ) from error
+        known = [format.name for format in codec.video_formats or ()]
+        pixel_format = pixel_format or _default_pixel_format(name, known, info.has_alpha)
+        if known and pixel_format not in known:
+            raise FileError(
+                f"{name} has no pixel format {pixel_format}; it has {', '.join(known)}."
+            )
+        self._format = av.VideoFormat(pixel_format, 2, 2)
+        self._alpha = any(component.is_alpha for component in self._format.components)
+        self._deep = max(component.bits for component in self._format.components) > 8
+        if info.has_alpha and not self._alpha:
+            logger.warning(
+                "%s in %s holds no transparency: it becomes black. .webm, .webp, .apng and .gif "
+                "keep it.",
+                pixel_format,
+                self._path.suffix,
+            )
+        self._columns = _evened(info.width, self._format.chroma_width() < 2)
+        self._rows = _evened(info.height, self._format.chroma_height() < 2)
+        width, height = len(self._columns), len(self._rows)
+        if (width, height) != (info.width, info.height):
+            logger.warning(
+                "%s needs even sides: %dx%d is written as %dx%d, the last row or column doubled.",
+                pixel_format,
+                info.width,
+                info.height,
+                width,
+                height,
+            )
+        self._stream.width, self._stream.height = width, height
+        self._stream.pix_fmt = pixel_format
+        context = self._stream.codec_context
+        context.colorspace, context.color_range = self._colors.space, self._colors.range
+        context.color_primaries = self._colors.primaries
+        context.color_trc = self._colors.transfer
+        if "265" in name or "hevc" in name:
+            with contextlib.suppress(AttributeError, ValueError):
+                context.codec_tag = "hvc1"  # the one that Apple's players know
+
+    def _set_aspect(self, aspect: Fraction) -> None:
+        context = self._stream.codec_context
+        context.sample_aspect_ratio = aspect
+        if aspect != 1 and not re.search("264|265|hevc|mpeg4", context.name):
+            # PyAV can't set it for the container, and these streams don't hold it themselves.
+            logger.warning(
+                "%s loses the pixels' shape, %s: they become square.", context.name, aspect
+            )
+
+    def _add_others(self, source: VideoReader) -> None:
+        lost = list(source.dropped)
+        for stream in source.other_streams:
+            if self._can_hold(stream):
+                self._copied[stream.index] = new = self._container.add_stream_from_template(stream)
+            elif stream.type == "audio":
+                self._encoded[stream.index] = new = self._add_encoded_audio(stream)
+                logger.warning(
+                    "%s files can't hold %s: it is encoded anew.",
+                    self._path.suffix,
+                    _describe(stream),
+                )
+            else:
+                lost.append(_describe(stream))
+                continue
+            new.metadata.update(_kept_tags(stream))
+            new.disposition = _disposition(stream)
+        if lost:
+            logger.warning("Left out, as it can't be kept: %s.", ", ".join(lost))
+
+    def _can_hold(self, stream: av.stream.Stream) -> bool:
+        """Tried on a file in memory: some containers refuse a stream only with the header."""
+        try:
+            with av.open(io.BytesIO(), "w", format=self._container.format.name) as trial:
+                trial.add_stream_from_template(stream)
+                trial.start_encoding()
+        except (OSError, AttributeError, *_AV_ERRORS):
+            return False
+        return True
+
+    def _add_encoded_audio(self, source: av.AudioStream) -> av.AudioStream:
+        name = self._kind.audio
+        rate = 48000 if name == "libopus" else source.codec_context.sample_rate
+        stream = self._container.add_stream(name, rate=rate)
+        stream.codec_context.layout = source.codec_context.layout.name
+        stream.codec_context.bit_rate = 96000 * max(2, source.codec_context.channels)
+        return stream
+
+    def _take(self, packet: av.Packet) -> None:
+        """Hand on one packet of the input's sound or subtitles."""
+        with self._errors():
+            index = packet.stream.index
+            if index in self._encoded:
+                for frame in packet.decode():
+                    if frame.pts is not None:
+                        frame.pts -= round(self._shift / frame.time_base)
+                    self._container.mux(self._encoded[index].encode(frame))
+            elif index in self._copied and packet.size:
+                shift = round(self._shift / packet.time_base)
+                pts, dts = packet.pts, packet.dts
+                packet.pts = (dts if pts is None else pts) - shift
+                packet.dts = (pts if dts is None else dts) - shift
+                packet.stream = self._copied[index]
+                self._container.mux(packet)
+
+    def write(self, image: torch.Tensor, time: Fraction, duration: Fraction | None = None) -> None:
+        pts = self._start + round(time / self._time_base)
+        if self._last_pts is not None and pts <= self._last_pts:
+            raise ValueError(f"the frame at {float(time):.6f} s does not come after the last one")
+        self._last_pts, self._last_duration = pts, duration or self._period
+        with self._errors():
+            frame = self._frame(image)
+            frame.pts, frame.time_base = pts, self._time_base
+            self._mux(self._stream.encode(frame))
+
+    def _frame(self, image: torch.Tensor) -> av.VideoFrame:
+        channels = image.shape[-1]
+        if channels == 4 and not self._alpha:
+            scale = image[..., 3:].float() / (255 if image.dtype == torch.uint8 else 1)
+            image, channels = (image[..., :3] * scale).to(image.dtype), 3
+        image = image[self._rows][:, self._columns]
+        if self._deep and image.dtype != torch.uint8:
+            array = image.float().cpu().clamp(0, 1).mul(65535).round().numpy().astype(np.uint16)
+            layout = "rgba64le" if channels == 4 else "rgb48le"
+        else:
+            array, layout = to_uint8(image).numpy(), "rgba" if channels == 4 else "rgb24"
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format=layout)
+        if self._from_layout != layout:
+            size = frame.width, frame.height
+            self._from_layout = layout
+            self._from_rgb = self._colors.converter(size, layout, self._format.name)
+        return self._from_rgb(frame)
+
+    def _mux(self, packets: list[av.Packet], final: bool = False) -> None:
+        for packet in packets:
+            # Encoders tell no durations. Containers take the clip's end from the last frame or, if
+            # frames are stored in another order, from the last that is stored.
+            last = packet.pts == self._last_pts or (final and packet is packets[-1])
+            duration = self._last_duration if last else self._period
+            packet.duration = round(duration / packet.time_base)
+            self._container.mux(packet)
+
+    def close(self) -> None:
+        with self._errors():
+            self._mux(self._stream.encode(None), final=True)
+            for stream in self._encoded.values():
+                self._container.mux(stream.encode(None))
+            self._container.close()
+
+    def discard(self) -> None:
+        # Without its file, closing has no header to move to the front of gigabytes.
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+        with contextlib.suppress(OSError, *_AV_ERRORS):
+            self._container.close()
+
+
+def _quality(encoder: str, crf: int) -> dict[str, str]:
+    options = {"cq" if encoder.endswith("_nvenc") else "crf": str(crf)}
+    if encoder == "libx265":
+        options["x265-params"] = "log-level=error"
+    if encoder == "libvpx-vp9":
+        options |= {"b": "0", "row-mt": "1"}  # a bit rate would be a ceiling to the quality
+    return options
+
+
+def _default_codec(kind: _Container) -> str:
+    for name in kind.video:
+        with contextlib.suppress(ValueError):
+            return av.Codec(name, "w").name
+    raise FileError(
+        f"This build of PyAV has none of the encoders {', '.join(kind.video)}; "
+        "install PyAV from PyPI (pip install av), or choose another codec."
+    )
+
+
+def _default_pixel_format(codec: str, known: list[str], has_alpha: bool) -> str:
+    if has_alpha and codec == "libvpx-vp9" and "yuva420p" in known:
+        return "yuva420p"
+    return "yuv420p" if not known or "yuv420p" in known else known[0]
+
+
+def _encoders(container: av.container.OutputContainer) -> list[str]:
+    """The usual encoders, as far as they are at hand and the container takes them."""
+    usual = "libx264 libx265 libsvtav1 libvpx-vp9 prores_ks ffv1 h264_nvenc hevc_nvenc av1_nvenc"
+    return [name for name in usual.split() if name in container.supported_codecs]
+
+
+def _evened(side: int, subsampled: bool) -> torch.Tensor:
+    """Indices of the pixels to write along a side: all, and the last again if that evens it."""
+    return torch.arange(side + side % 2 if subsampled else side).clamp(max=side - 1)
+
+
+def _time_base(info: ClipInfo, rate: Fraction) -> Fraction:
+    """A grid for frames at `rate` and, if it can be, for the input's frames and equal parts of
+    their distance: input times are seldom as even as their rate promises.
+    """
+    parts = info.time_base * info.frame_rate / rate if info.frame_rate else info.time_base
+    for grid in (_common(1 / Fraction(rate), parts), parts):
+        if grid.denominator < 2**31:
+            return grid
+    return Fraction(1, 90000)
+
+
+def _common(a: Fraction, b: Fraction) -> Fraction:
+    """The largest step of which both are multiples."""
+    return Fraction(
+        math.gcd(a.numerator * b.denominator, b.numerator * a.denominator),
+        a.denominator * b.denominator,
+    )
+
+
+def _kept_tags(holder: av.container.InputContainer | av.stream.Stream) -> dict[str, str]:
+    return {key: value for key, value in holder.metadata.items() if key.lower() not in _FILE_TAGS}
+
+
+def _describe(stream: av.stream.Stream) -> str:
+    name = stream.codec_context.name if stream.codec_context else None
+    return f"{name} {stream.type}" if name else f"{stream.type}"
+
+
+def _disposition(stream: av.stream.Stream) -> int:
+    """PyAV gives a Flag or a plain number, depending on its version."""
+    return int(getattr(stream.disposition, "value", stream.disposition))
