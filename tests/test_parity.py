@@ -7,10 +7,7 @@ in tests/data stand in for it, see test_stored_results.py).
 
 import importlib
 import os
-import sys
-import types
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,19 +19,10 @@ from rife.IFNet_m import IFNet_m
 from rife.IFNet_v4 import VERSIONS, IFNet_v4, read_parameters
 from rife.interpolate import pad
 
+from .oracles import cogvideo_package, package
 from .seeded import seeded_images, seeded_state
 
 TOLERANCE = 1e-5
-
-
-def package(name: str, folder: Path) -> types.ModuleType:
-    """Import `folder` as package `name` without running its __init__."""
-    for loaded in [m for m in sys.modules if m == name or m.startswith(name + ".")]:
-        del sys.modules[loaded]
-    module = types.ModuleType(name)
-    module.__path__ = [str(folder)]
-    sys.modules[name] = module
-    return module
 
 
 def assert_close(ours, theirs, tolerance=TOLERANCE):
@@ -51,10 +39,8 @@ def cogvideo():
     folder = os.environ.get("COGVIDEO_DIR")
     if not folder:
         pytest.skip("COGVIDEO_DIR names no checkout of CogVideo")
-    package("cogvideo_rife", Path(folder) / "inference/gradio_composite_demo/rife")
-    yield lambda name: importlib.import_module(f"cogvideo_rife.{name}")
-    for loaded in [m for m in sys.modules if m.startswith("cogvideo_rife")]:
-        del sys.modules[loaded]
+    name = cogvideo_package(folder)
+    return lambda module: importlib.import_module(f"{name}.{module}")
 
 
 PAPER = {

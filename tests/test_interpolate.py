@@ -1,0 +1,303 @@
+"""The loop from frames to denser frames, with real weights."""
+
+from fractions import Fraction
+from itertools import islice
+
+import av
+import pytest
+import torch
+
+from rife import Cancelled, Options, interpolate, interpolate_stream, load_model
+from rife.IFNet_HDv3 import IFNet_HDv3
+from rife.IFNet_v4 import VERSIONS, IFNet_v4
+
+from .seeded import seeded_images, seeded_state
+
+
+@pytest.fixture(scope="module")
+def v40(weights):
+    return load_model(weights("v4.0"), "cpu")
+
+
+@pytest.fixture(scope="module")
+def v38(weights):
+    return load_model(weights("v3.8"), "cpu")
+
+
+@pytest.fixture(scope="module")
+def bikes(clips):
+    """(4, 96, 128, 3) float32 in [0, 1]: a window of a real clip."""
+    with av.open(str(clips("bikes"))) as container:
+        frames = [f.to_ndarray(format="rgb24") for f in islice(container.decode(video=0), 4)]
+    return torch.stack([torch.from_numpy(f) for f in frames])[:, 100:196, 200:328].float() / 255
+
+
+def psnr(a, b):
+    return -10 * torch.log10((a.float() - b.float()).square().mean())
+
+
+@pytest.mark.parametrize("multiplier", [1, 2, 3, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.uint8])
+def test_originals_come_through_bit_for_bit(v40, bikes, dtype, multiplier):
+    frames = (bikes * 255).round().to(dtype) if dtype == torch.uint8 else bikes.to(dtype)
+    out = interpolate(v40, frames[:3, :40, :50], multiplier)
+    assert out.dtype == dtype
+    assert out.shape == (2 * multiplier + 1, 40, 50, 3)
+    assert torch.equal(out[::multiplier], frames[:3, :40, :50])
+
+
+def test_new_frames_lie_between_their_neighbours_in_order(v40, bikes):
+    out = interpolate(v40, bikes[:2], 4)
+    distances = [psnr(out[0], frame) for frame in out[1:]]
+    assert distances == sorted(distances, reverse=True)
+    average = (bikes[0] + bikes[2]) / 2
+    ours = interpolate(v40, bikes[[0, 2]])[1]
+    assert psnr(ours, bikes[1]) > psnr(average, bikes[1]) + 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.uint8])
+def test_narrow_input_gives_the_same_frame_as_float32(v40, bikes, dtype):
+    frames = (bikes * 255).round().to(dtype) if dtype == torch.uint8 else bikes.to(dtype)
+    wide = frames.float() / (255 if dtype == torch.uint8 else 1)
+    ours, reference = interpolate(v40, frames[:2])[1], interpolate(v40, wide[:2])[1]
+    tolerance = {torch.float16: 2**-11, torch.bfloat16: 2**-8, torch.uint8: 0.501 / 255}[dtype]
+    ours = ours.float() / (255 if dtype == torch.uint8 else 1)
+    assert (ours - reference).abs().max() <= tolerance
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 70), (33, 2), (64, 64), (65, 129)])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_any_size_and_channels(v40, v38, size, channels):
+    frames = torch.rand(2, *size, channels)
+    for model in (v40, v38):
+        out = interpolate(model, frames)
+        assert out.shape == (3, *size, channels)
+        assert out.isfinite().all()
+        assert out.min() >= 0
+        assert out.max() <= 1
+
+
+def test_grey_is_the_same_as_rgb_of_equal_channels(v40, bikes):
+    grey = bikes[:2].mean(-1, keepdim=True)
+    out = interpolate(v40, grey)
+    as_rgb = interpolate(v40, grey.expand(-1, -1, -1, 3))
+    assert (out - as_rgb[..., :1]).abs().max() < 1e-6
+
+
+def test_alpha_moves_with_the_colours(v40, bikes):
+    """An alpha that is the green channel stays it: both are warped and blended by one flow."""
+    frames = torch.cat((bikes[:2], bikes[:2, ..., 1:2]), dim=-1)
+    out = interpolate(v40, frames)
+    assert (out[1, ..., 3] - out[1, ..., 1]).abs().max() < 1e-6
+    assert torch.equal(out[1, ..., :3], interpolate(v40, bikes[:2])[1])
+
+
+def test_a_still_clip_stays_as_it_is(v40, bikes):
+    out = interpolate(v40, bikes[[0, 0]])
+    assert psnr(out[1], bikes[0]) > 40
+
+
+def test_borders_are_not_darkened_by_the_padding(v40, v38):
+    """White frames whose sides are no multiple of anything stay white to the edge."""
+    frames = torch.ones(2, 70, 90, 3)
+    for model in (v40, v38):
+        assert interpolate(model, frames)[1].min() > 0.99
+
+
+def test_one_frame_comes_back_and_none_is_refused(v40, bikes):
+    assert torch.equal(interpolate(v40, bikes[:1], 4), bikes[:1])
+    with pytest.raises(ValueError, match="empty"):
+        interpolate(v40, bikes[:0])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: f[1].fill_(float("nan")), "frame 1 has NaN"),
+        (lambda f: f[2, 3, 4, 0].fill_(float("inf")), "frame 2 has NaN or inf"),
+        (lambda f: f.mul_(255), r"frame 0 has values from .* divide by 255"),
+        (lambda f: f.mul_(2).sub_(1), r"\[-1, 1\] to \[0, 1\]"),
+    ],
+)
+def test_what_cannot_be_frames_is_refused_with_the_reason(v40, bikes, spoil, message):
+    frames = bikes.clone()
+    spoil(frames)
+    with pytest.raises(ValueError, match=message):
+        interpolate(v40, frames)
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        (torch.rand(2, 8, 8), r"must be \(N, H, W, C\)"),
+        (torch.rand(2, 8, 8, 2), "1, 3 or 4 channels"),
+        (torch.rand(2, 0, 8, 3), "frame 0 is"),
+        (torch.zeros(2, 8, 8, 3, dtype=torch.int32), "int32"),
+    ],
+)
+def test_shapes_and_types_are_checked(v40, frames, message):
+    with pytest.raises(ValueError, match=message):
+        interpolate(v40, frames)
+
+
+def test_frames_of_different_sizes_are_refused_by_number(v40):
+    frames = [torch.rand(8, 8, 3), torch.rand(8, 8, 3), torch.rand(8, 9, 3)]
+    with pytest.raises(ValueError, match="frame 2 is 9x8 .* before are 8x8"):
+        list(interpolate_stream(v40, frames))
+
+
+def test_slight_overshoot_passes_untouched_and_is_said_once(v40, bikes, caplog):
+    frames = bikes[:3] * 1.5 - 0.3
+    out = interpolate(v40, frames)
+    assert torch.equal(out[::2], frames)
+    assert out[1::2].min() >= 0
+    assert out[1::2].max() <= 1
+    assert [r.message for r in caplog.records if "outside" in r.message] == [
+        "frames have values outside [0, 1]; new frames are made from clamped ones"
+    ]
+
+
+def test_fixed_timestep_networks_make_other_multipliers_by_recursion(v38, bikes, caplog):
+    quarter = interpolate(v38, bikes[:2], 4)
+    half = interpolate(v38, bikes[:2], 2)
+    assert torch.equal(quarter[2], half[1])
+    assert torch.equal(quarter[1], interpolate(v38, torch.stack((bikes[0], half[1])))[1])
+    assert not caplog.records
+    thirds = interpolate(v38, bikes[:2], 3)
+    assert len(thirds) == 4
+    assert "3/8, 5/8" in caplog.text
+    eighths = interpolate(v38, bikes[:2], 8)
+    assert torch.equal(thirds[1], eighths[3])
+    assert torch.equal(thirds[2], eighths[5])
+
+
+def test_each_frame_is_prepared_once(v40, bikes, monkeypatch):
+    prepared = []
+    plain = v40.prepare
+    monkeypatch.setattr(v40, "prepare", lambda x, **o: prepared.append(1) or plain(x, **o))
+    interpolate(v40, bikes, 3)
+    assert len(prepared) == len(bikes)
+    prepared.clear()
+    interpolate(v40, bikes, 1)
+    assert not prepared
+
+
+def test_stream_reads_no_more_than_a_pair_ahead(v40, bikes):
+    read = []
+
+    def source():
+        for i, frame in enumerate(bikes):
+            read.append(i)
+            yield frame
+
+    positions = []
+    for position, _ in interpolate_stream(v40, source(), 2):
+        assert len(read) <= position + 2
+        positions.append(position)
+    assert positions == [Fraction(k, 2) for k in range(7)]
+
+
+def test_progress_counts_the_new_frames(v40, bikes):
+    calls = []
+    out = interpolate(
+        v40, bikes[:3], 3, progress=lambda done, total, frame: calls.append((done, total, frame))
+    )
+    assert [(done, total) for done, total, _ in calls] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert torch.equal(calls[1][2], out[2])
+
+
+def test_cancel_stops_before_the_next_network_run(v40, bikes):
+    done = []
+    with pytest.raises(Cancelled):
+        interpolate(v40, bikes, progress=lambda *a: done.append(a), cancel=lambda: len(done) == 2)
+    assert len(done) == 2
+
+    class Interrupt(BaseException):
+        pass
+
+    def interrupt():
+        raise Interrupt
+
+    with pytest.raises(Interrupt):
+        interpolate(v40, bikes, cancel=interrupt)
+
+
+def test_result_goes_where_it_is_wanted(v40, bikes):
+    out = torch.empty(3, 96, 128, 3, dtype=torch.float16)
+    assert interpolate(v40, bikes[:2], out=out) is out
+    assert torch.equal(out, interpolate(v40, bikes[:2]).half())
+    with pytest.raises(ValueError, match="out is"):
+        interpolate(v40, bikes[:2], out=out[:2])
+
+
+def test_input_is_not_changed(v40, bikes):
+    before = bikes.clone()
+    interpolate(v40, bikes, 2, tta=True, refine=True)
+    assert torch.equal(bikes, before)
+
+
+def test_tta_is_the_mean_with_the_turned_pass(v40, bikes):
+    frames = bikes[:2, :64, :64]  # a size that is not padded, which turning would move
+    turned = interpolate(v40, frames.flip(1, 2))[1].flip(0, 1)
+    expected = (interpolate(v40, frames)[1] + turned) / 2
+    assert (interpolate(v40, frames, tta=True)[1] - expected).abs().max() < 1e-6
+
+
+def test_options_change_the_frame_where_the_network_has_them(v40, bikes):
+    plain = interpolate(v40, bikes[:2])[1]
+    for options in ({"ensemble": True}, {"refine": True}, {"scale": 0.5}, {"scale": 2.0}):
+        other = interpolate(v40, bikes[:2], **options)[1]
+        assert not torch.equal(other, plain), options
+        assert psnr(other, plain) > 25, options
+
+
+def test_options_that_a_network_lacks_are_refused(v38):
+    frames = torch.rand(2, 8, 8, 3)
+    with pytest.raises(ValueError, match=r"v3.6 - v3.9 has no refine"):
+        interpolate(v38, frames, refine=True)
+    interpolate(v38, frames, ensemble=True)  # built in
+    no_ensemble = IFNet_v4(VERSIONS["v4.25 - v4.26"])
+    with pytest.raises(ValueError, match="no ensemble"):
+        Options(ensemble=True).check(no_ensemble)
+    with pytest.raises(ValueError, match="scale"):
+        Options(scale=0).check(v38)
+
+
+def test_v40_decides_about_doubled_scales_for_each_pair_alone():
+    """A batch with one pair of huge motion gives what each pair gives on its own."""
+    model = IFNet_v4(VERSIONS["v4.0 - v4.1"]).eval()
+    model.load_state_dict(seeded_state(model, gain=2.5))
+    far = seeded_images(64, 64)
+    near = far * 0.01
+    x = torch.cat((far, near))
+    images = x[:, :3], x[:, 3:]
+    lost = []
+    plain = model._lost
+    model._lost = lambda change: lost.append(plain(change)) or lost[-1]
+    with torch.no_grad():
+        a, b = (model.prepare(image, refine=True) for image in images)
+        together = model.motion(a, b, 0.5, refine=True)
+        mixed = lost[0].tolist()
+        for i in range(2):
+            a, b = (model.prepare(image[i : i + 1], refine=True) for image in images)
+            alone = model.motion(a, b, 0.5, refine=True)
+            assert torch.allclose(together.flow[i], alone.flow[0], atol=1e-4)
+            assert torch.allclose(together.residual[i], alone.residual[0], atol=1e-5)
+    assert mixed == [True, False]
+
+
+def test_interpolating_keeps_no_graph_and_works_on_trainable_networks(bikes):
+    model = IFNet_HDv3()
+    out = interpolate(model, bikes[:2, :32, :32])
+    assert not out.requires_grad
+
+
+@pytest.mark.cuda
+def test_cuda_agrees_with_the_cpu(weights, v40, bikes):
+    reference = interpolate(v40, bikes)
+    for dtype, floor in ((torch.float32, 70), (torch.float16, 50)):
+        model = load_model(weights("v4.0"), "cuda", dtype)
+        out = interpolate(model, bikes)
+        assert out.device.type == "cpu"
+        assert torch.equal(out[::2], bikes)
+        assert psnr(out, reference) > floor
