@@ -1,0 +1,249 @@
+"""`python -m rife`, run as users run it."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+
+
+def rife(*arguments, check=0, **options) -> subprocess.CompletedProcess:
+    """Run the command line; `check` is the exit status that it must have."""
+    done = subprocess.run(
+        [sys.executable, "-m", "rife", *map(str, arguments)],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, **options,
+    )  # fmt: skip
+    assert done.returncode == check, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def refused(*arguments, **options) -> str:
+    """Run it where it must fail; returns the message, which is one line."""
+    message = rife(*arguments, check=1, **options).stderr.strip().splitlines()[-1]
+    assert message.startswith("error: ")
+    return message
+
+
+@pytest.fixture(scope="module")
+def model(weights):
+    return weights("v4.0.safetensors")
+
+
+@pytest.fixture(scope="module")
+def short(clips, tmp_path_factory):
+    """A second of a real clip, made small, with a beep: (path, frames)."""
+    path = tmp_path_factory.mktemp("short") / "short.mp4"
+    with av.open(str(clips("bikes"))) as source, av.open(str(path), "w") as target:
+        video = target.add_stream("libx264", rate=25, width=128, height=96, pix_fmt="yuv420p")
+        audio = target.add_stream("aac", rate=44100, layout="mono")
+        for i, frame in enumerate(source.decode(video=0)):
+            if i == 12:
+                break
+            image = frame.to_image().resize((128, 96))
+            small = av.VideoFrame.from_image(image)
+            small.pts, small.time_base = i, Fraction(1, 25)
+            target.mux(video.encode(small))
+            sound = np.sin(np.arange(1764) / 10 + 176.4 * i).astype(np.float32)[None]
+            beep = av.AudioFrame.from_ndarray(sound, format="fltp", layout="mono")
+            beep.sample_rate, beep.pts, beep.time_base = 44100, 1764 * i, Fraction(1, 44100)
+            target.mux(audio.encode(beep))
+        target.mux(video.encode(None))
+        target.mux(audio.encode(None))
+    return path
+
+
+def frames_of(path):
+    with av.open(str(path)) as container:
+        return list(container.decode(video=0))
+
+
+def test_a_video_gets_twice_the_frames_its_sound_and_its_times(model, short, tmp_path):
+    done = rife("interpolate", short, tmp_path / "out.mp4", "--model", model)
+    assert "23/23" in done.stderr
+    assert "frame/s" in done.stderr
+    frames = frames_of(tmp_path / "out.mp4")
+    assert [frame.time for frame in frames] == pytest.approx([i / 50 for i in range(23)])
+    with av.open(str(tmp_path / "out.mp4")) as out, av.open(str(short)) as source:
+        assert out.streams.video[0].average_rate == 50
+        assert out.streams.video[0].codec_context.name == "h264"
+        assert out.streams.video[0].codec_context.pix_fmt == "yuv420p"
+        packets = [[bytes(p) for p in c.demux(audio=0) if p.size] for c in (out, source)]
+    assert packets[0] == packets[1], "sound is copied as it is"
+    assert list(tmp_path.iterdir()) == [tmp_path / "out.mp4"]
+
+
+def test_original_frames_stay_in_their_places(model, short, tmp_path):
+    """Every second frame of the output is the input's, but for the encoder's loss."""
+    out = tmp_path / "out.mp4"
+    rife("interpolate", short, out, "--model", model, "--crf", 1, "-m", 3)
+    ours, theirs = frames_of(out), frames_of(short)
+    assert len(ours) == 34
+    for i, frame in enumerate(theirs):
+        a, b = (f.to_ndarray(format="rgb24").astype(float) for f in (ours[3 * i], frame))
+        assert abs(a - b).mean() < 2
+        if i:
+            before = ours[3 * i - 1].to_ndarray(format="rgb24").astype(float)
+            assert abs(before - b).mean() > abs(a - b).mean()
+
+
+@pytest.mark.parametrize("kind", [".gif", ".webp", "", ".mkv"])
+def test_any_kind_of_clip_becomes_any_other(model, short, tmp_path, kind):
+    other, back = tmp_path / f"other{kind}", tmp_path / "back.mp4"
+    rife("interpolate", short, other, "--model", model, "-m", 1)
+    rife("interpolate", other, back, "--model", model, "--fps", 25)
+    assert len(frames_of(back)) == 23
+    if not kind:
+        assert len(list(other.glob("*.png"))) == 12
+
+
+def test_options_reach_the_network(model, short, tmp_path):
+    plain, other = tmp_path / "plain", tmp_path / "other"
+    rife("interpolate", short, plain, "--model", model)
+    options = ["--ensemble", "--refine", "--tta", "--scale", 0.5, "--dtype", "bfloat16"]
+    rife("interpolate", short, other, "--model", model, *options)
+    images = [np.asarray(Image.open(f / "00000002.png"), float) for f in (plain, other)]
+    assert 0 < abs(images[0] - images[1]).mean() < 5
+
+
+def test_the_model_may_come_from_the_environment(model, short, tmp_path):
+    env = os.environ | {"RIFE_MODEL": str(model)}
+    rife("interpolate", short, tmp_path / "out.mp4", "-m", 1, env=env)
+    env["RIFE_MODEL"] = ""
+    assert "Which model?" in refused("interpolate", short, tmp_path / "o.mp4", env=env)
+
+
+def test_info_says_what_a_model_is(model, weights):
+    text = rife("info", model).stdout
+    assert "RIFE v4.0 - v4.1" in text
+    assert "ensemble, refine" in text
+    assert "RIFE v3.6 - v3.9" in rife("info", weights("v3.8")).stdout
+    assert "v3.1" in refused("info", weights("v3.1"))
+
+
+def test_an_existing_file_is_kept_unless_overwriting_is_asked_for(model, short, tmp_path):
+    out = tmp_path / "out.mp4"
+    out.write_text("precious")
+    assert "exists" in refused("interpolate", short, out, "--model", model)
+    assert out.read_text() == "precious"
+    rife("interpolate", short, out, "--model", model, "-m", 1, "--overwrite")
+    assert len(frames_of(out)) == 12
+
+
+def test_output_over_input_is_refused(model, short, tmp_path):
+    clip = tmp_path / "clip.mp4"
+    shutil.copy(short, clip)
+    before = clip.read_bytes()
+    arguments = ("--model", model, "--overwrite")
+    assert "input itself" in refused("interpolate", clip, clip, *arguments)
+    (tmp_path / "alias.mp4").symlink_to(clip)
+    assert "input itself" in refused("interpolate", clip, tmp_path / "alias.mp4", *arguments)
+    assert clip.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not exist"),
+        (b"", "empty"),
+        (b"hello " * 100, "text.mp4"),
+        ("half", "Can't read"),
+        ("sound", "no video"),
+    ],
+)
+def test_input_that_is_no_clip_is_refused(model, short, tmp_path, content, message):
+    clip = tmp_path / "text.mp4"
+    if content == "half":
+        content = short.read_bytes()[: short.stat().st_size // 2]
+    if content == "sound":
+        with av.open(str(clip), "w") as target:
+            audio = target.add_stream("aac", rate=44100, layout="mono")
+            silence = av.AudioFrame.from_ndarray(
+                np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
+            )
+            silence.sample_rate = 44100
+            target.mux(audio.encode(silence))
+            target.mux(audio.encode(None))
+    elif content is not None:
+        clip.write_bytes(content)
+    out = tmp_path / "out.mp4"
+    assert message in refused("interpolate", clip, out, "--model", model)
+    assert not out.exists()
+    assert [p.name for p in tmp_path.iterdir() if p != clip] == []
+
+
+def test_a_frame_count_of_one_comes_back_and_an_empty_folder_is_refused(model, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    assert "no images" in refused("interpolate", folder, tmp_path / "out", "--model", model).lower()
+    Image.new("RGB", (30, 20), "red").save(folder / "1.png")
+    rife("interpolate", folder, tmp_path / "out", "--model", model)
+    assert Image.open(tmp_path / "out/00000001.png").getpixel((0, 0)) == (255, 0, 0)
+    Image.new("RGB", (31, 20), "red").save(folder / "2.png")
+    message = refused("interpolate", folder, tmp_path / "out2", "--model", model)
+    assert "1.png" in message
+    assert "2.png" in message
+
+
+def test_an_output_folder_that_is_missing_or_read_only_is_said_before_the_work(
+    model, short, tmp_path
+):
+    missing = tmp_path / "none/out.mp4"
+    assert "does not exist" in refused("interpolate", short, missing, "--model", model)
+    if os.name == "posix" and os.geteuid():
+        folder = tmp_path / "locked"
+        folder.mkdir(mode=0o500)
+        assert "permission" in refused("interpolate", short, folder / "o.mp4", "--model", model)
+
+
+def test_models_that_are_none_are_refused(short, tmp_path):
+    model = tmp_path / "model.pth"
+    model.write_bytes(b"<!doctype html><title>Sign in</title>")
+    assert "web page" in refused("interpolate", short, tmp_path / "o.mp4", "--model", model)
+    assert "is a folder" in refused("interpolate", short, tmp_path / "o.mp4", "--model", tmp_path)
+    assert not (tmp_path / "o.mp4").exists()
+
+
+def test_unknown_settings_are_explained(model, short, tmp_path):
+    out = tmp_path / "out.mp4"
+    assert "encoder" in refused("interpolate", short, out, "--model", model, "--codec", "wmv9")
+    assert "has no pixel format" in refused(
+        "interpolate", short, out, "--model", model, "--pixel-format", "rgb48le"
+    )
+    assert ".mp4" in refused("interpolate", short, tmp_path / "out.xyz", "--model", model)
+    assert "whole number" in rife("interpolate", short, out, "-m", "0", check=2).stderr
+    assert (
+        "'warp9' can't be used"
+        in rife("interpolate", short, out, "--device", "warp9", check=2).stderr
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_no_debris(model, clips, tmp_path, how):
+    out = tmp_path / "out.mp4"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rife", "interpolate", clips("bikes"), out, "--model", model],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not any(p.stat().st_size for p in tmp_path.iterdir()):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(how)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    assert list(tmp_path.iterdir()) == []
