@@ -1,0 +1,195 @@
+"""A real ComfyUI for the tests beside this file, driven through its HTTP API.
+
+COMFYUI_DIR names a ComfyUI checkout and COMFYUI_PYTHON the Python that runs it (default: the one
+running the tests). The server gets a base directory of its own, so the checkout stays as it is.
+"""
+
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import pytest
+
+PACK = Path(__file__).parents[2]
+START_SECONDS = 180
+EVENT_SECONDS = 120
+
+
+class Rejected(Exception):
+    """ComfyUI refused a prompt; the message is its answer."""
+
+
+@dataclass
+class Run:
+    """A prompt that ComfyUI accepted, and what was heard of it so far."""
+
+    prompt_id: str
+    events: list[tuple[float, str, dict]] = field(default_factory=list)
+
+    def of(self, kind: str) -> list[dict]:
+        return [data for _, name, data in self.events if name == kind]
+
+    @property
+    def ended(self) -> str:
+        """ "success", "error" or "interrupted"."""
+        return self.events[-1][1].removeprefix("execution_")
+
+    @property
+    def cached(self) -> set[str]:
+        """The ids of the nodes that didn't have to run."""
+        return {node for data in self.of("execution_cached") for node in data["nodes"]}
+
+
+class ComfyUI:
+    """A running ComfyUI server, its websocket open."""
+
+    def __init__(self, directory: Path, python: str, base: Path) -> None:
+        self.base = base
+        for name in ("custom_nodes", "input", "models/rife", "models/frame_interpolation", "user"):
+            (base / name).mkdir(parents=True)
+        (base / "custom_nodes" / "comfyui-rife").symlink_to(PACK)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.log = base / "log.txt"
+        command = [python, "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(self.port)]
+        command += ["--base-directory", str(base), "--database-url", "sqlite:///:memory:"]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, cwd=directory, stdout=log, stderr=log)
+
+    def connect(self) -> None:
+        """Wait until the server answers, then listen to its events."""
+        give_up = time.monotonic() + START_SECONDS
+        while True:
+            assert self.process.poll() is None, f"ComfyUI ended:\n{self.log.read_text()}"
+            assert time.monotonic() < give_up, f"ComfyUI doesn't answer:\n{self.log.read_text()}"
+            try:
+                self.get("/system_stats")
+                break
+            except OSError:
+                time.sleep(0.3)
+        connection = socket.create_connection(("127.0.0.1", self.port), EVENT_SECONDS)
+        connection.sendall(
+            f"GET /ws?clientId=tests HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n"
+            "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+        )
+        self._events = connection.makefile("rb")
+        while self._events.readline() != b"\r\n":
+            pass
+
+    def stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def get(self, path: str) -> dict:
+        return self._request(path)
+
+    def post(self, path: str, body: dict) -> dict:
+        return self._request(path, json.dumps(body).encode())
+
+    def _request(self, path: str, body: bytes | None = None) -> dict:
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", body, headers)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read() or b"{}")
+
+    def submit(self, prompt: dict) -> Run:
+        """Queue a prompt (node id -> class_type and inputs)."""
+        try:
+            return Run(self.post("/prompt", {"prompt": prompt, "client_id": "tests"})["prompt_id"])
+        except urllib.error.HTTPError as error:
+            raise Rejected(json.dumps(json.load(error))) from None
+
+    def follow(self, run: Run) -> Iterator[tuple[str, dict]]:
+        """The events of a run, as they arrive, up to its end."""
+        for kind, data in self._heard():
+            if kind != "preview" and data.get("prompt_id") != run.prompt_id:
+                continue
+            run.events.append((time.monotonic(), kind, data))
+            yield kind, data
+            if kind in ("execution_success", "execution_error", "execution_interrupted"):
+                return
+
+    def run(self, prompt: dict) -> Run:
+        """Run a prompt to its end."""
+        run = self.submit(prompt)
+        for _ in self.follow(run):
+            pass
+        return run
+
+    def files(self, run: Run) -> list[Path]:
+        """What the prompt's output nodes wrote."""
+        return [
+            self.base / file["type"] / file["subfolder"] / file["filename"]
+            for data in run.of("executed")
+            for file in data["output"]["images"]
+        ]
+
+    def _heard(self) -> Iterator[tuple[str, dict]]:
+        """The websocket's messages: (type, data); previews as ("preview", {"jpeg": bytes})."""
+        while True:
+            kind, size = self._events.read(2)
+            if size == 126:
+                (size,) = struct.unpack(">H", self._events.read(2))
+            elif size == 127:
+                (size,) = struct.unpack(">Q", self._events.read(8))
+            payload = self._events.read(size)
+            if kind & 0x0F == 1:
+                message = json.loads(payload)
+                yield message["type"], message["data"]
+            elif kind & 0x0F == 2:
+                yield "preview", {"jpeg": payload[8:]}
+
+
+@pytest.fixture(scope="session")
+def comfy(
+    tmp_path_factory: pytest.TempPathFactory, weights: Callable[[str], Path]
+) -> Iterator[ComfyUI]:
+    """A ComfyUI with this pack, v4.0 in models/rife and v3.8 in models/frame_interpolation."""
+    directory = os.environ.get("COMFYUI_DIR")
+    if not directory:
+        pytest.skip("COMFYUI_DIR names no ComfyUI")
+    python = os.environ.get("COMFYUI_PYTHON", sys.executable)
+    server = ComfyUI(Path(directory), python, tmp_path_factory.mktemp("comfyui") / "base")
+    try:
+        for version, folder in (("v4.0", "rife"), ("v3.8", "frame_interpolation")):
+            source = weights(version)
+            target = server.base / "models" / folder / f"{version}{source.suffix}"
+            target.write_bytes(source.read_bytes())
+        server.connect()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def clip(comfy: ComfyUI, clips: Callable[[str], Path]) -> str:
+    """49 frames of 720x480 at 8 fps, as CogVideoX makes them: a file name of the input folder."""
+    path = comfy.base / "input" / "clip.mp4"
+    with av.open(str(clips("bikes"))) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream("libx264", rate=8, options={"crf": "12"})
+        stream.width, stream.height, stream.pix_fmt = 720, 480, "yuv420p"
+        for index, frame in enumerate(source.decode(video=0)):
+            if index == 49:
+                break
+            scaled = frame.reformat(720, 480, "yuv420p")
+            scaled.pts, scaled.time_base = index, Fraction(1, 8)
+            target.mux(stream.encode(scaled))
+        target.mux(stream.encode(None))
+    return path.name
