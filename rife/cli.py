@@ -133,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument(
         "output", type=Path, metavar="OUT",
-        help="the same kinds, by suffix: .mp4 .mov .mkv .webm .avi .gif .webp .apng; a name "
+        help="the same kinds, by suffix: .mp4 .mov .mkv .webm .gif .webp .apng; a name "
         "without a suffix is a folder of numbered PNG images",
     )  # fmt: skip
     p.add_argument(
