@@ -234,7 +234,7 @@ def pad(x: Tensor, multiple: int) -> Tensor:
     """Pad (B, C, H, W) on the right and bottom to multiples of `multiple`, repeating the border.
 
     Upstream pads with black, into which things that leave the frame seem to move: a ghost, and
-    0.4 - 0.6 dB along the border (benchmarks/padding.py).
+    0.5 dB along the border (benchmarks/padding.py).
     """
     height, width = x.shape[-2:]
     return F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
