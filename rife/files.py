@@ -222,7 +222,7 @@ def _remove(path: Path) -> None:
     try:
         if path.is_dir():
             shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        elif path.exists():
+            path.unlink()
     except OSError as error:
         logger.warning("%s could not be removed (%s); please delete it.", path, error)

@@ -81,7 +81,7 @@ def interpolate(
     Returns `out`, or a new tensor like `frames`. The original frames are in it bit for bit. One
     frame alone comes back as it is. Raises ValueError for what can't be frames.
     """
-    frames = torch.as_tensor(frames)
+    frames = torch.as_tensor(frames).detach()
     if frames.ndim != 4:
         raise ValueError(
             f"frames must be (N, H, W, C), such as (49, 480, 720, 3), not {tuple(frames.shape)}"

@@ -292,6 +292,34 @@ def test_interpolating_keeps_no_graph_and_works_on_trainable_networks(bikes):
     assert not out.requires_grad
 
 
+@pytest.mark.parametrize("version", ["v3.5", "v3.8", "v4.0"])
+def test_bfloat16_weights_give_the_same_frame_but_for_noise(weights, bikes, version):
+    options = {"refine": version == "v4.0"}
+    reference = interpolate(load_model(weights(version), "cpu"), bikes[:2], **options)
+    model = load_model(weights(version), "cpu", torch.bfloat16)
+    assert model.dtype == torch.bfloat16
+    out = interpolate(model, bikes[:2], **options)
+    assert out.dtype == torch.float32
+    assert 42 < psnr(out[1], reference[1]) < 100
+
+
+@pytest.mark.parametrize("row", VERSIONS)
+def test_every_v4_row_runs_in_bfloat16(row, bikes):
+    model = IFNet_v4(VERSIONS[row]).eval()
+    model.load_state_dict(seeded_state(model, 0.1))
+    reference = interpolate(model, bikes[:2, :64, :64])
+    out = interpolate(model.bfloat16(), bikes[:2, :64, :64])
+    assert psnr(out[1], reference[1]) > 30
+
+
+def test_flow_and_mask_stay_float32_in_half_networks():
+    model = IFNet_v4(VERSIONS["v4.25 - v4.26"]).bfloat16()
+    image = model.prepare(torch.rand(1, 3, 64, 64))
+    with torch.no_grad():
+        motion = model.motion(image, image)
+    assert motion.flow.dtype == motion.mask.dtype == torch.float32
+
+
 @pytest.mark.cuda
 def test_cuda_agrees_with_the_cpu(weights, v40, bikes):
     reference = interpolate(v40, bikes)

@@ -1,0 +1,84 @@
+"""float16 and bfloat16 against float32, on real weights and frames, up to 4096x2304.
+
+Upstream's float16 falls apart beyond 2048 pixels, since it computes coordinates in it.
+
+CPUs take minutes for a frame in float16, so here it is emulated: what each layer takes and gives
+and its weights are rounded to float16, sums are float32, which is what GPUs do. That this is
+faithful is tested too, on a small window.
+"""
+
+from itertools import islice
+
+import av
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from rife import interpolate, load_model
+from rife.IFNet_v4 import ResConv
+
+LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.PReLU, nn.LeakyReLU, nn.Sequential, ResConv)
+
+
+def rounded(x):
+    return x.half().float() if torch.is_tensor(x) else x
+
+
+def emulate_float16(model):
+    model.half().float()
+    for module in model.modules():
+        if isinstance(module, LAYERS):
+            module.register_forward_pre_hook(lambda _, inputs: tuple(map(rounded, inputs)))
+            module.register_forward_hook(lambda *args: rounded(args[-1]))
+    return model
+
+
+def pair(path, index, height, width):
+    """Frames `index` and `index` + 2, scaled up: (2, height, width, 3) in [0, 1]."""
+    with av.open(str(path)) as container:
+        images = [
+            f.to_ndarray(format="rgb24") for f in islice(container.decode(video=0), index + 3)
+        ]
+    frames = torch.stack([torch.from_numpy(images[i]) for i in (index, index + 2)])
+    scaled = F.interpolate(
+        frames.permute(0, 3, 1, 2).float() / 255, size=(height, width), mode="bicubic"
+    )
+    return scaled.clamp(0, 1).permute(0, 2, 3, 1)
+
+
+def psnr(error):
+    return -10 * error.square().mean().clamp(min=1e-12).log10().item()
+
+
+def worst_tile(error):
+    tiles = F.avg_pool2d(error.square().mean(-1)[None, None], 64)
+    return -10 * tiles.max().clamp(min=1e-12).log10().item()
+
+
+@pytest.mark.parametrize("version", ["v4.0", "v3.8"])
+def test_emulated_float16_is_float16(clips, weights, version):
+    frames = pair(clips("bikes"), 40, 272, 640)[:, :64, 200:264]
+    true = interpolate(load_model(weights(version), "cpu", torch.float16), frames)[1]
+    emulated = interpolate(emulate_float16(load_model(weights(version), "cpu")), frames)[1]
+    reference = interpolate(load_model(weights(version), "cpu"), frames)[1]
+    assert psnr(true - reference) < 110, "float16 must differ for this to say anything"
+    assert psnr(emulated - reference) == pytest.approx(psnr(true - reference), abs=5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("version", "height", "width"),
+    [("v4.0", 720, 1280), ("v3.8", 720, 1280), ("v4.0", 2304, 4096)],
+)
+def test_half_precision_keeps_the_frame(clips, weights, version, height, width):
+    frames = pair(clips("bigbuckbunny"), 10, height, width)
+    reference = interpolate(load_model(weights(version), "cpu"), frames)[1]
+    halves = {
+        "float16": (emulate_float16(load_model(weights(version), "cpu")), 50),
+        "bfloat16": (load_model(weights(version), "cpu", torch.bfloat16), 42),
+    }
+    for name, (model, floor) in halves.items():
+        error = interpolate(model, frames)[1] - reference
+        assert psnr(error) >= floor, name
+        assert worst_tile(error) >= 35, name
