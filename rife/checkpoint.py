@@ -3,6 +3,7 @@
 Nothing depends on a file's name. What the networks compute is theirs; this module only picks one.
 """
 
+import hashlib
 import io
 import os
 import pickletools
@@ -12,11 +13,13 @@ from pathlib import Path
 from typing import BinaryIO
 from zipfile import ZipFile
 
+import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .files import atomic_output
+from .files import FileError, atomic_output, refuse_same_file
 from .IFNet import IFNet
 from .IFNet_2R import IFNet_2R
 from .IFNet_HDv3 import IFNet_HDv3
@@ -28,6 +31,14 @@ from .network import Network
 FAMILIES: tuple[type[Network], ...] = (IFNet_v4, IFNet_HDv3, IFNet, IFNet_m)
 #: For `load_model(network=...)`. IFNet_2R has to be named: its files look like IFNet's.
 NETWORKS: dict[str, type[Network]] = {c.__name__: c for c in (*FAMILIES, IFNet_2R)}
+
+#: What each option of `interpolate` does, for people.
+EFFECTS = {
+    "scale": "resolution of the flow estimate: 0.5 for 4K or large motion, 2 for fine detail",
+    "ensemble": "average both orders of each pair, for twice the time",
+    "refine": "run the refine networks too, for sharper detail",
+    "tta": "average with the pass over frames turned upside down, for twice the time",
+}
 
 #: File name endings that `load_model` reads.
 EXTENSIONS = (".safetensors", ".pth", ".pkl", ".pt", ".ckpt", ".bin")
@@ -70,6 +81,7 @@ def describe(path: str | os.PathLike) -> dict[str, str]:
     model, weights = _recognise(path)
     dtypes = sorted({str(t.dtype).removeprefix("torch.") for t in weights.values()})
     row = getattr(model, "parameters_row", None)
+    origin = _metadata(path)
     return {
         "file": f"{path} ({_file(path).stat().st_size / 1e6:.1f} MB)",
         "version": model.version,
@@ -78,9 +90,17 @@ def describe(path: str | os.PathLike) -> dict[str, str]:
         "timesteps": "any" if model.any_timestep else "the midpoint; others by recursion",
         "scales": " ".join(map(str, model.scales)),
         "side multiple": f"{model.side_multiple()} pixels",
-        "options": ", ".join(sorted(model.options)) or "none",
-        "built in": ", ".join(sorted(model.built_in)) or "nothing more",
+        **{name: _effect(model, name) for name in EFFECTS},
+        **{key: _some([origin[key]]) for key in ("source", "sha256") if key in origin},
     }
+
+
+def _effect(model: Network, option: str) -> str:
+    if option in model.built_in:
+        return "part of this network, always on"
+    if option in ("ensemble", "refine") and option not in model.options:
+        return "this network has none"
+    return EFFECTS[option]
 
 
 def best_device() -> torch.device:
@@ -107,14 +127,56 @@ def default_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if broken else torch.float16
 
 
-def save_model(model: Network, path: str | os.PathLike) -> None:
+def save_model(
+    model: Network,
+    path: str | os.PathLike,
+    metadata: Mapping[str, str] | None = None,
+    overwrite: bool = True,
+) -> None:
     """Write a network's weights as a .safetensors file, whole or not at all.
+
+    metadata: goes into the file, beside the network's version and name.
 
     Raises FileError if it can't be written.
     """
     tensors = {key: tensor.contiguous().cpu() for key, tensor in model.state_dict().items()}
-    with atomic_output(Path(path), overwrite=True) as temporary:
-        save_file(tensors, temporary, {"format": "pt", "version": model.version})
+    own = {"format": "pt", "version": model.version, "network": type(model).__name__}
+    with atomic_output(Path(path), overwrite) as temporary:
+        save_file(tensors, temporary, {**(metadata or {}), **own})
+
+
+def convert(
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    *,
+    half: bool = False,
+    network: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a model as a .safetensors file with what inference needs, and where it came from.
+
+    half: as float16; else each tensor stays as it is. network: as for `load_model`; the new file
+    names it, and needs it no more.
+
+    Raises CheckpointError as `load_model` does, FileError if `target` can't be written or exists.
+    """
+    source, target = _file(source), Path(target)
+    if target.suffix != ".safetensors":
+        raise FileError(f"{target}: the name of the new file has to end in .safetensors")
+    refuse_same_file(source, target)
+    model, weights = _recognise(source, network)
+    model.load_state_dict(weights, assign=True)
+    origin = {"source": source.name, "sha256": sha256(source)}
+    save_model(model.half() if half else model, target, origin, overwrite)
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """A file's sha256, hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def load_weights(model: Network, state: Mapping[str, Tensor], path: Path) -> None:
@@ -161,7 +223,9 @@ def _recognise(
     state = read_state_dict(path)
     if network is not None and network not in NETWORKS:
         raise CheckpointError(f"no network {network!r}: it is one of {', '.join(NETWORKS)}")
-    families = FAMILIES if network is None else (NETWORKS[network],)
+    # A file that we wrote says which of two it is.
+    stated = NETWORKS.get(_metadata(path).get("network", ""))
+    families = (NETWORKS[network],) if network else (*filter(None, [stated]), *FAMILIES)
     try:
         with torch.device("meta"):  # shapes that lie cost nothing there
             models = (family.from_state_dict(state) for family in families)
@@ -170,9 +234,12 @@ def _recognise(
         raise CheckpointError(
             f"{path}: named like RIFE's, but its tensors' shapes make no network; get it again"
         ) from error
+    if model is None and network is not None:
+        raise CheckpointError(
+            f"{path}: not of {network}; name none, to have the network recognised"
+        )
     if model is None:
-        meant = network or "RIFE"
-        raise CheckpointError(f"{path}: not a {meant} model, but {looks_like(state)}")
+        raise CheckpointError(f"{path}: not a RIFE model, but {looks_like(state)}")
     for name, _ in list(model.named_children()):
         if f"{name}." in model.training_only:
             delattr(model, name)
@@ -207,7 +274,7 @@ def _fitting(model: Network, state: Mapping[str, Tensor], path: Path) -> dict[st
     }
     if any(faults.values()):
         listed = "; ".join(
-            f"{len(keys)} {fault} ({_some(keys)})" for fault, keys in faults.items() if keys
+            f"{len(keys)} {fault} ({_some(keys, 1)})" for fault, keys in faults.items() if keys
         )
         raise CheckpointError(
             f"{path}: looks like {model.version}, but its tensors don't fit: {listed}. "
@@ -216,13 +283,22 @@ def _fitting(model: Network, state: Mapping[str, Tensor], path: Path) -> dict[st
     return weights
 
 
+def _metadata(path: str | os.PathLike) -> dict[str, str]:
+    """What a .safetensors file says of itself; nothing in other formats."""
+    try:
+        with safe_open(_file(path), "pt") as file:
+            return file.metadata() or {}
+    except (OSError, SafetensorError):
+        return {}
+
+
 def looks_like(state: Mapping[str, Tensor]) -> str:
     """What a state dict that is no RIFE network seems to be, in words."""
     if "block0.conv0.0.0.weight" in state:
         if "block0.conv1.weight" in state:
             return (
                 "RIFE v2 - v3.1, whose three separate files are not supported; "
-                "use v3.5 or later (v4.26 is the best general model)"
+                "use v3.5 or later (rife_v4.25.safetensors suits most scenes)"
             )
         return f"something like RIFE, of a version unknown here ({len(state)} tensors)"
     for pattern, name in FOREIGN:
@@ -231,21 +307,21 @@ def looks_like(state: Mapping[str, Tensor]) -> str:
     return f"something unknown ({len(state)} tensors: {_some(sorted(state))})"
 
 
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name)[1:-1][:100] for name in names[:3])
-    return shown + (", ..." if len(names) > 3 else "")
+def _some(names: Sequence[str], count: int = 3) -> str:
+    shown = ", ".join(repr(name)[1:-1][:80] for name in names[:count])
+    return shown + (", ..." if len(names) > count else "")
 
 
 #: What other models' keys look like; the first that fits names the file.
 FOREIGN = (
     (r"^extract\.extract_sublevels", "FILM (Google's interpolator; ComfyUI's own node runs it)"),
     (r"lora_(up|down|A|B)\b|\.lora_", "a LoRA"),
-    (r"^model\.diffusion_model\.|^diffusion_model\.", "a Stable Diffusion or similar checkpoint"),
+    (r"^diffusion_model\.|^down_blocks\.", "a Stable Diffusion or similar checkpoint"),
     (r"^(double_blocks|transformer_blocks|joint_blocks)\.", "a diffusion transformer"),
     (r"^first_stage_model\.|^(encoder|decoder)\.(conv_in|mid)", "a VAE"),
     (r"^control_model\.|^controlnet", "a ControlNet"),
-    (r"text_model\.|^transformer\.resblocks", "a text or CLIP encoder"),
-    (r"rdb\d|^RRDB|^conv_first|^body\.\d", "an upscaler (ESRGAN or similar)"),
+    (r"text_model\.|^transformer\.resblocks|^encoder\.block\.", "a text or CLIP encoder"),
+    (r"(?i)rdb\d|^conv_first|^body\.\d", "an upscaler (ESRGAN or similar)"),
     (r"^fusionnet\.|^down3\.conv1|^up0\.0\.", "RIFE v2 or v3.1's separate refine network"),
     (r"^conv0\.conv1|^conv4\.conv2", "RIFE v3.1's separate context network"),
 )
@@ -257,15 +333,15 @@ def _file(path: str | os.PathLike) -> Path:
         if inside.is_file():
             return inside
         raise CheckpointError(
-            f"{path}: is a folder; name the model file in it (such as rife_v4.26.safetensors)"
+            f"{path}: is a folder; name the model file in it (such as rife_v4.25.safetensors)"
         )
     if not os.path.isfile(path):
         raise CheckpointError(f"{path}: no such file; check the name")
     return Path(path)
 
 
-#: Bytes. No RIFE file's list of tensors is a tenth as long, and what is read of a list can take many
-#: times its size in memory.
+#: Bytes. No RIFE file's list of tensors is a tenth as long, and read into memory, a list can take
+#: many times its size.
 LONGEST_LIST = 1 << 20
 
 
@@ -282,8 +358,19 @@ def _read(path: Path, file: BinaryIO, start: bytes) -> object:
         _check_pickles(_zipped_pickle(file), 1)
     else:  # a magic number, a version, the system, the content and the list of storages
         _check_pickles(start, 5)
+    left = os.fstat(file.fileno()).st_size
+
+    def place(storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage:
+        nonlocal left
+        left -= storage.nbytes()
+        if left < 0:
+            raise ValueError("the storages are larger than the file")
+        if storage.resizable():  # a tensor that claims more would make it grow; numpy's don't
+            return torch.from_numpy(np.empty(storage.nbytes(), np.uint8)).untyped_storage()
+        return storage
+
     file.seek(0)
-    return torch.load(file, map_location="cpu", weights_only=True)
+    return torch.load(file, map_location=place, weights_only=True)
 
 
 def _zipped_pickle(file: BinaryIO) -> bytes:
@@ -293,7 +380,8 @@ def _zipped_pickle(file: BinaryIO) -> bytes:
             raise CheckpointError(
                 "a TorchScript program, not a checkpoint; get the model's weights instead"
             )
-        pickles = [member for member in members if member.filename.endswith("/data.pkl")]
+        # torch finds members whatever their case.
+        pickles = [member for member in members if member.filename.lower().endswith("/data.pkl")]
         if len(pickles) != 1:
             raise CheckpointError(
                 "a zip archive that is no PyTorch checkpoint; unpack it and choose the model in it"
@@ -301,12 +389,13 @@ def _zipped_pickle(file: BinaryIO) -> bytes:
         # PyTorch compresses nothing; what does may unpack to more than the memory holds.
         if sum(member.file_size for member in members) > os.fstat(file.fileno()).st_size:
             raise CheckpointError("a compressed archive, which no checkpoint is; get the original")
-        return archive.read(pickles[0])
+        with archive.open(pickles[0]) as pickle:
+            return pickle.read(LONGEST_LIST)
 
 
 #: All that the pickle of a state dict asks for.
 PLAIN = re.compile(
-    r"torch\.\w+Storage|torch\._utils\._rebuild_(tensor|tensor_v2|parameter)|collections\.OrderedDict"
+    r"torch \w+Storage|torch\._utils _rebuild_(tensor|tensor_v2|parameter)|collections OrderedDict"
 )
 
 
@@ -320,20 +409,20 @@ def _check_pickles(data: bytes, count: int) -> None:
     Raises ValueError for what is no pickle or nested beyond reason.
     """
     stream = io.BytesIO(data)
-    strings, is_string = [], {}
+    strings, is_string, last = [], {}, None
     tuples = shared = 0
-    last = None
     for _ in range(count):
         for opcode, argument, _ in pickletools.genops(stream):
             name = opcode.name
             if name in ("GLOBAL", "INST", "STACK_GLOBAL"):
-                wanted = ".".join(strings[-2:]) if argument is None else argument.replace(" ", ".")
-                if not re.fullmatch(r"[\w.]+", wanted):
+                wanted = " ".join(strings[-2:]) if argument is None else argument
+                if not re.fullmatch(r"[\w.]+ [\w.]+", wanted):
                     raise ValueError("not a name")
                 if not PLAIN.fullmatch(wanted):
+                    called = wanted.replace(" ", ".")[:100]
                     raise CheckpointError(
-                        f"refused: to open this pickle is to run {wanted[:100]}, which no model's "
-                        "weights need. Get the model elsewhere; don't open this file with anything"
+                        f"refused: this pickle calls {called}, as no plain weights do, and may run "
+                        "any code with it; get the model from a source that you trust"
                     )
             elif "PUT" in name:
                 is_string[argument] = isinstance(last, str)
@@ -389,5 +478,5 @@ UNREADABLE = (
     (rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF|.{4}ftyp", "a picture, video or sound, not a model"),
     (rb"7z\xbc\xaf|Rar!|\x1f\x8b", "a packed archive; unpack it and choose the model in it"),
     (rb"[\t\n\r -~]+\Z", "a text file, not a model"),
-    (rb"", "damaged or cut short, or no model at all; get it again"),
+    (rb"", "damaged or cut short, or no RIFE model at all; get it again"),
 )
