@@ -1,0 +1,375 @@
+"""Downloads from a server here that acts as the Hub and as a release host: a model comes whole and
+checked under its name, or not at all.
+"""
+
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from rife import download
+from rife.checkpoint import save_model
+from rife.download import DownloadError, fetch
+from rife.IFNet_v4 import VERSIONS, IFNet_v4
+from rife.interpolate import Cancelled
+from rife.zoo import HubFile, Published, WebFile
+
+from .seeded import seeded_state
+
+ROOT = Path(__file__).parent.parent
+VERSION = "v4.15 - v4.17 lite"
+NAME = "rife_test.safetensors"
+
+
+class Server(ThreadingHTTPServer):
+    """The Hub at /owner/repo/resolve/main/FILE and a release at /releases/FILE.
+
+    Both redirect to /files/FILE. `stop_at`: send so many bytes, then wait for `gate` and break the
+    connection. `status`, `page`: what to answer instead of the file. `log`: requests seen.
+    """
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.gate = threading.Event()
+        self.gate.set()
+        self.content = b""
+        self.etag = '"first"'
+        self.stated = None
+        self.stop_at = self.status = self.page = None
+        self.log = []
+
+    def handle_error(self, *args):
+        """A client that goes away is no error here."""
+
+    def ranges(self):
+        """The Range of each request for the bytes."""
+        return [h["Range"] for method, path, h in self.log if "/files/" in path and method == "GET"]
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        server = self.server
+        if not self.path.startswith("/api/"):
+            server.log.append((self.command, self.path, self.headers))
+        if self.path.startswith("/api/"):  # huggingface_hub asks for more than the file
+            self.answer(404, {})
+        elif "/files/" not in self.path:
+            hub = {"X-Repo-Commit": "0" * 40, "X-Linked-Size": len(server.content)}
+            hub["X-Linked-Etag"] = (
+                f'"{server.stated or hashlib.sha256(server.content).hexdigest()}"'
+            )
+            name = self.path.rsplit("/", 1)[1]
+            to = f"http://localhost:{server.server_port}/files/{name}"  # another host, to the Hub
+            self.answer(server.status or 302, {"Location": to, **hub})
+        elif server.page:
+            self.answer(200, {"Content-Type": server.page[0]}, server.page[1])
+        else:
+            start = int(re.sub(r"\D", "", self.headers["Range"] or "0"))
+            if start >= len(server.content):
+                return self.answer(416, {})
+            self.answer(206 if start else 200, {"ETag": server.etag}, server.content[start:])
+
+    def answer(self, status, headers, body=b""):
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": len(body)}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if not body or self.command == "HEAD":
+            return
+        stop_at, self.server.stop_at = self.server.stop_at, None
+        self.wfile.write(body[:stop_at])
+        if stop_at is not None:
+            self.server.gate.wait(30)
+            self.close_connection = True
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    network = IFNet_v4(VERSIONS[VERSION])
+    network.load_state_dict(seeded_state(network))
+    path = tmp_path_factory.mktemp("published") / NAME
+    save_model(network.half(), path)
+    return path.read_bytes()
+
+
+@contextmanager
+def serving(content):
+    """A running Server, whose every file is `content`."""
+    server = Server()
+    server.content = content
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.gate.set()
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def server(checkpoint, monkeypatch):
+    monkeypatch.setattr(download, "PAUSES", (0, 0))
+    with serving(checkpoint) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield server
+
+
+@pytest.fixture(params=["hub", "release"])
+def entry(request, server):
+    hub = HubFile("owner/repo", f"folder/{NAME}")
+    source = hub if request.param == "hub" else WebFile(f"{server.url}/releases/{NAME}")
+    return Published(NAME, VERSION, source, "tests")
+
+
+def with_hash(entry, content):
+    return replace(entry, size=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def shown(folder):
+    """What a listing of models would show."""
+    return [path.name for path in folder.iterdir() if path.suffix not in (".part", ".lock")]
+
+
+def refused(entry, folder):
+    """The message of a download that fails; nothing is left under the final name."""
+    with pytest.raises(DownloadError) as error:
+        fetch(entry, folder)
+    assert shown(folder) == []
+    assert entry.source.url in str(error.value)
+    assert str(folder) in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["unknown hash", "known hash"])
+def test_a_model_arrives_whole(server, entry, checkpoint, tmp_path, known):
+    steps = []
+    entry = with_hash(entry, checkpoint) if known else entry
+    path = fetch(entry, tmp_path / "models" / "rife", lambda *step: steps.append(step))
+    assert path == tmp_path / "models" / "rife" / NAME
+    assert path.read_bytes() == checkpoint
+    assert shown(path.parent) == [NAME]
+    assert not list(path.parent.glob("*.part"))
+    assert steps[0] == (0, len(checkpoint)) and steps[-1] == (len(checkpoint), len(checkpoint))
+    assert steps == sorted(steps)
+
+
+def test_what_is_there_is_not_fetched_again(server, entry, tmp_path):
+    (tmp_path / NAME).write_bytes(b"the user's own")
+    assert fetch(entry, tmp_path).read_bytes() == b"the user's own"
+    assert server.log == []
+
+
+def test_a_cut_is_resumed(server, entry, checkpoint, tmp_path):
+    server.stop_at = len(checkpoint) // 2
+    assert fetch(entry, tmp_path).read_bytes() == checkpoint
+    assert server.ranges() == [None, f"bytes={len(checkpoint) // 2}-"]
+
+
+def test_a_cancel_stops_it_and_the_next_call_goes_on(server, entry, checkpoint, tmp_path):
+    looks = iter([False] * 8)
+    with pytest.raises(Cancelled):
+        fetch(entry, tmp_path, cancel=lambda: next(looks, True))
+    assert shown(tmp_path) == []
+    assert fetch(entry, tmp_path).read_bytes() == checkpoint
+    assert server.ranges()[1].startswith("bytes=")
+
+
+def test_two_versions_of_a_file_are_never_mixed(server, entry, checkpoint, tmp_path):
+    server.content, server.stop_at = b"old" * len(checkpoint), 1000
+    with pytest.raises(KeyboardInterrupt):
+        fetch(entry, tmp_path, cancel=lambda: part_size(tmp_path) == 1000 and interrupt())
+    server.content, server.etag = checkpoint, '"second"'
+    assert fetch(entry, tmp_path).read_bytes() == checkpoint
+    assert not list(tmp_path.glob("*.part"))
+
+
+def part_size(folder):
+    return sum(path.stat().st_size for path in folder.glob(".*.part"))
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("entry", ["release"], indirect=True)
+def test_a_whole_hidden_file_is_not_fetched_again(server, entry, checkpoint, tmp_path):
+    mark = hashlib.sha256(server.etag.encode()).hexdigest()[:8]
+    (tmp_path / f".{NAME}.{mark}.part").write_bytes(checkpoint)
+    assert fetch(with_hash(entry, checkpoint), tmp_path).read_bytes() == checkpoint
+    assert server.log == []
+
+
+def test_a_hidden_file_that_is_too_long_is_dropped(server, entry, checkpoint, tmp_path):
+    (tmp_path / f".{NAME}.00000000.part").write_bytes(bytes(len(checkpoint) + 1))
+    assert fetch(entry, tmp_path).read_bytes() == checkpoint
+
+
+def test_a_wrong_hash(server, entry, checkpoint, tmp_path):
+    entry = replace(with_hash(entry, checkpoint), sha256="0" * 64)
+    server.stated = "0" * 64
+    assert "sha256" in refused(entry, tmp_path)
+    assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize("entry", ["hub"], indirect=True)
+def test_a_hash_that_only_the_hub_states_counts(server, entry, tmp_path):
+    server.stated = "0" * 64
+    assert f"not {'0' * 64}" in refused(entry, tmp_path)
+
+
+@pytest.mark.parametrize("entry", ["hub"], indirect=True)
+def test_another_file_on_the_hub_is_refused_before_it_is_fetched(server, entry, tmp_path):
+    assert "another file" in refused(replace(entry, sha256="0" * 64), tmp_path)
+    assert server.ranges() == []
+
+
+def test_a_file_of_another_size(server, entry, checkpoint, tmp_path):
+    server.content = checkpoint[:-8]
+    message = refused(replace(entry, size=len(checkpoint)), tmp_path)
+    assert "bytes" in message or "can't be used" in message
+
+
+def test_another_version_of_rife(server, entry, tmp_path):
+    assert f"RIFE {VERSION}, not v4.6" in refused(replace(entry, version="v4.6"), tmp_path)
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["unknown size", "known size"])
+def test_a_login_page(server, entry, checkpoint, tmp_path, known):
+    entry = with_hash(entry, checkpoint) if known else entry
+    server.page = "text/html; charset=utf-8", b"<!DOCTYPE html><html>Log in</html>"
+    assert "web page" in refused(entry, tmp_path)
+
+
+@pytest.mark.parametrize("entry", ["release"], indirect=True)
+def test_a_login_page_that_claims_to_be_a_file(server, entry, tmp_path):
+    server.page = "application/octet-stream", b"<!DOCTYPE html><html>Log in</html>"
+    assert "web page" in refused(entry, tmp_path)
+
+
+@pytest.mark.parametrize(("status", "words"), [(404, "isn't there"), (403, "denies"), (503, "503")])
+def test_a_server_that_says_no(server, entry, tmp_path, status, words):
+    server.status = status
+    assert words in refused(entry, tmp_path)
+
+
+def test_no_network(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    for source in (HubFile("owner/repo", NAME), WebFile(f"http://127.0.0.1:9/{NAME}")):
+        entry = Published(NAME, VERSION, source, "tests")
+        assert "no connection" in refused(entry, tmp_path)
+
+
+@pytest.mark.parametrize("entry", ["hub"], indirect=True)
+def test_offline_mode_is_respected(server, entry, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "HF_HUB_OFFLINE" in refused(entry, tmp_path)
+    assert server.log == []
+
+
+@pytest.mark.parametrize("entry", ["hub"], indirect=True)
+def test_it_works_without_huggingface_hub(server, entry, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert fetch(entry, tmp_path).read_bytes() == checkpoint
+
+
+@pytest.mark.parametrize("entry", ["hub"], indirect=True)
+def test_a_token_is_for_the_hub_alone(server, entry, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    fetch(entry, tmp_path)
+    for method, path, headers in server.log:
+        assert ("Authorization" in headers) == ("/files/" not in path), (method, path)
+
+
+SCRIPT = """
+    import sys
+    from pathlib import Path
+    from rife.download import fetch, DownloadError
+    from rife.zoo import HubFile, Published, WebFile
+    heavy = {{"huggingface_hub", "httpx", "requests"}} & set(sys.modules)
+    assert not heavy, "imported before it is needed"
+    source = WebFile({url!r}) if {url!r} else HubFile("owner/repo", "folder/{name}")
+    entry = Published({name!r}, {version!r}, source, "tests")
+    print("ready", flush=True)
+    try:
+        print(fetch(entry, {folder!r}))
+    except DownloadError as error:
+        sys.exit(str(error))
+"""
+
+
+def start(entry, folder, before=""):
+    """Fetch in a process of its own, up to its first line of output."""
+    url = entry.source.url if isinstance(entry.source, WebFile) else None
+    values = {"url": url, "name": NAME, "version": VERSION, "folder": str(folder)}
+    script = before + textwrap.dedent(SCRIPT.format(**values))
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout.readline() == "ready\n", process.communicate()[1]
+    return process
+
+
+def test_killed_in_the_middle_it_goes_on_when_started_again(server, entry, checkpoint, tmp_path):
+    server.gate.clear()
+    server.stop_at = len(checkpoint) // 2
+    process = start(entry, tmp_path)
+    while part_size(tmp_path) < len(checkpoint) // 2 - download.CHUNK:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    had = part_size(tmp_path)
+    assert shown(tmp_path) == []
+    assert fetch(entry, tmp_path).read_bytes() == checkpoint
+    assert server.ranges() == [None, f"bytes={had}-"]
+
+
+@pytest.mark.parametrize("entry", ["hub"], indirect=True)
+def test_two_processes_fetch_it_once(server, entry, checkpoint, tmp_path):
+    server.gate.clear()
+    server.stop_at = len(checkpoint) // 2
+    both = [start(entry, tmp_path), start(entry, tmp_path)]
+    time.sleep(0.5)
+    server.gate.set()
+    for process in both:
+        output, errors = process.communicate(timeout=30)
+        assert process.returncode == 0, errors
+        assert Path(output.strip()).read_bytes() == checkpoint
+    assert len(server.ranges()) == 2  # the start and, after the cut, the rest
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits as on Linux and macOS")
+@pytest.mark.parametrize("entry", ["release"], indirect=True)
+def test_a_full_disk(server, entry, checkpoint, tmp_path):
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000000, 1000000))\n"
+    process = start(entry, tmp_path, before=limit)
+    _, errors = process.communicate(timeout=30)
+    assert "too large for this disk" in errors and "by hand" in errors
+    assert "Traceback" not in errors
+    assert shown(tmp_path) == []
+    assert fetch(entry, tmp_path).read_bytes() == checkpoint
