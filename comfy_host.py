@@ -23,10 +23,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from . import rife
+from .rife.download import fetch
+from .rife.zoo import DEFAULT, ZOO
 
-OWN_FOLDER, CORE_FOLDER = "rife", "frame_interpolation"
-RECOMMENDED = "rife_v4.26.safetensors"
-SOURCE = "https://huggingface.co/Comfy-Org/frame_interpolation"
+#: Where models are looked for, in this order.
+OWN, CORE, PACK = FOLDERS = ("rife", "frame_interpolation", "ComfyUI-Frame-Interpolation")
+PRECISIONS = ("auto", "float32", "float16", "bfloat16")
 SECONDS_BETWEEN_PREVIEWS = 0.3
 
 
@@ -37,49 +39,83 @@ def known(maker: Callable, **options: Any) -> dict[str, Any]:
 
 
 def register_model_folders() -> None:
-    """Make models/rife and models/frame_interpolation known, beside what the user's
-    extra_model_paths.yaml names for them."""
-    for folder in (OWN_FOLDER, CORE_FOLDER):
+    """Make models/rife, models/frame_interpolation and the folder of ComfyUI-Frame-Interpolation,
+    if that is installed, known, beside what the user's extra_model_paths.yaml names for them."""
+    folders = [(folder, os.path.join(folder_paths.models_dir, folder)) for folder in (OWN, CORE)]
+    for custom_nodes in map(Path, folder_paths.get_folder_paths("custom_nodes")):
+        folders += [
+            (PACK, str(pack / "ckpts" / "rife"))
+            for pack in custom_nodes.glob("*")
+            if pack.name.lower() == PACK.lower()
+        ]
+    for folder, path in folders:
         folder_paths.folder_names_and_paths.setdefault(folder, ([], set(rife.EXTENSIONS)))
-        folder_paths.add_model_folder_path(folder, os.path.join(folder_paths.models_dir, folder))
+        folder_paths.add_model_folder_path(folder, path)
 
 
 def model_names() -> list[str]:
-    """The model files at hand; those of core's folder carry its name, so that two never collide.
+    """The model files at hand, then the published ones to download.
 
-    Without any, the name of one to get: a loader with an empty list could not even be run to
-    learn what is missing.
+    A name is plain, so that it stays the same wherever the file is and before it is downloaded;
+    where folders share one, a file of a later folder carries its folder's name too.
     """
-    own, core = (
-        folder_paths.filter_files_extensions(
-            folder_paths.get_filename_list(folder), rife.EXTENSIONS
-        )
-        for folder in (OWN_FOLDER, CORE_FOLDER)
+    names: list[str] = []
+    for folder in FOLDERS:
+        if folder in folder_paths.folder_names_and_paths:
+            files = folder_paths.filter_files_extensions(
+                folder_paths.get_filename_list(folder), rife.EXTENSIONS
+            )
+            names += [f"{folder}/{file}" if file in names else file for file in files]
+    return names + [name for name in ZOO if name not in names]
+
+
+def find_model(name: str) -> Path | None:
+    """The file that an entry of `model_names` stands for; None: it is still to be downloaded.
+
+    Raises FileNotFoundError for what is neither.
+    """
+    plain = [(folder, name) for folder in FOLDERS]
+    prefixed = [(folder, name.removeprefix(f"{folder}/")) for folder in FOLDERS]
+    for folder, file in plain + prefixed:
+        if path := folder_paths.get_full_path(folder, file):
+            return Path(path)
+    if name in ZOO:
+        return None
+    raise FileNotFoundError(
+        f'There is no RIFE model "{name}". Choose another one, such as {DEFAULT}, which is '
+        f"downloaded where it is missing; or put the file into the folder {_own_folder()} and "
+        "press R to refresh the list."
     )
-    return own + [f"{CORE_FOLDER}/{name}" for name in core] or [RECOMMENDED]
 
 
-def model_path(name: str) -> Path:
-    """The file that an entry of `model_names` stands for."""
-    path = folder_paths.get_full_path(OWN_FOLDER, name)
-    if path is None and name.startswith(f"{CORE_FOLDER}/"):
-        path = folder_paths.get_full_path(CORE_FOLDER, name.removeprefix(f"{CORE_FOLDER}/"))
-    if path is None:
-        raise FileNotFoundError(
-            f'There is no RIFE model "{name}". Put a model file into the folder '
-            f"{folder_paths.get_folder_paths(OWN_FOLDER)[0]}, for example {RECOMMENDED} from "
-            f"{SOURCE}, then press R to refresh the list, and choose it."
-        )
-    return Path(path)
+def _own_folder() -> str:
+    return folder_paths.get_folder_paths(OWN)[0]
+
+
+#: By the state of a downloaded file, the fingerprint that its name had before: the run that
+#: downloaded a model counts as one with it, and ComfyUI need not repeat it.
+_before_download: dict[str, str] = {}
 
 
 def fingerprint(name: str | None) -> str:
     """Changes when the file behind a model name does. None: a name that comes over a link."""
-    if name is None:
-        return ""
-    path = model_path(name)
+    path = find_model(name) if name else None
+    if path is None:
+        return name or ""
+    return _before_download.get(_state(path), _state(path))
+
+
+def _state(path: Path) -> str:
     status = path.stat()
     return f"{path} {status.st_size} {status.st_mtime_ns}"
+
+
+def _download(name: str) -> Path:
+    """Get a published model into our folder, with its progress shown in bytes."""
+    with progress(desc=name, unit="B", unit_scale=True) as report:
+        path = fetch(ZOO[name], _own_folder(), report, stop_if_interrupted)
+    _before_download[_state(path)] = name
+    return path
 
 
 class RIFE(nn.Module):
@@ -91,12 +127,17 @@ class RIFE(nn.Module):
         self.network = network
 
 
-def load_model(name: str) -> ModelPatcher:
-    """Load a model for ComfyUI to move between its devices, in the dtype that suits them."""
+def load_model(name: str, precision: str) -> ModelPatcher:
+    """Load a model for ComfyUI to move between its devices, downloaded first where it is missing.
+
+    precision: of PRECISIONS; "auto" is what ComfyUI thinks that the device is good at.
+    """
     device = model_management.get_torch_device()
     offload_device = model_management.unet_offload_device()
-    dtype = torch.float16 if model_management.should_use_fp16(device) else torch.float32
-    network = rife.load_model(model_path(name), device=offload_device, dtype=dtype)
+    if precision == "auto":
+        precision = "float16" if model_management.should_use_fp16(device) else "float32"
+    path = find_model(name) or _download(name)
+    network = rife.load_model(path, device=offload_device, dtype=getattr(torch, precision))
     # Looked up late: on start ComfyUI replaces the class by one with dynamic memory.
     patcher = getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)
     return patcher(RIFE(network), load_device=device, offload_device=offload_device)
@@ -130,22 +171,24 @@ def stop_if_interrupted() -> None:
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[int, int, Tensor], None]]:
-    """A progress callback for `rife.interpolate`: the node's bar and preview, and the console's."""
+def progress(**console: Any) -> Iterator[Callable[..., None]]:
+    """A callback (done, total or None, newest frame) for the node's bar and preview and for a
+    console's bar, with these settings of tqdm."""
     node_bar = comfy.utils.ProgressBar(0)
     previewed = float("-inf")
 
-    with tqdm(desc="RIFE", unit="frame") as console_bar:
+    with tqdm(**console) as console_bar:
 
-        def report(done: int, total: int, frame: Tensor) -> None:
+        def report(done: int, total: int | None, frame: Tensor | None = None) -> None:
             nonlocal previewed
             console_bar.total = total
             console_bar.update(done - console_bar.n)
             preview = None
-            if time.monotonic() - previewed >= SECONDS_BETWEEN_PREVIEWS:
+            if frame is not None and time.monotonic() - previewed >= SECONDS_BETWEEN_PREVIEWS:
                 preview = ("JPEG", _thumbnail(frame, args.preview_size), args.preview_size)
                 previewed = time.monotonic()
-            node_bar.update_absolute(done, total, preview)
+            if total:
+                node_bar.update_absolute(done, total, preview)
 
         yield report
 

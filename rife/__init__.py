@@ -1,7 +1,7 @@
 """RIFE frame interpolation: a library and a command line (`python -m rife`).
 
 from rife import load_model, interpolate
-model = load_model("rife_v4.26.safetensors")
+model = load_model("rife_v4.25.safetensors")
 frames = interpolate(model, frames, multiplier=2)   # (N, H, W, C) in [0, 1]
 """
 

@@ -1,6 +1,7 @@
 """`python -m rife`, run as users run it."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,18 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors import safe_open
+
+from rife import load_model
+from rife.checkpoint import read_state_dict, sha256
+from rife.IFNet import IFNet
+from rife.IFNet_2R import IFNet_2R
+from rife.zoo import DEFAULT, ZOO
+
+from .seeded import seeded_images, seeded_state
+from .test_download import serving
 
 ROOT = Path(__file__).parent.parent
 
@@ -126,9 +138,133 @@ def test_the_model_may_come_from_the_environment(model, short, tmp_path):
 def test_info_says_what_a_model_is(model, weights):
     text = rife("info", model).stdout
     assert "RIFE v4.0 - v4.1" in text
-    assert "ensemble, refine" in text
-    assert "RIFE v3.6 - v3.9" in rife("info", weights("v3.8")).stdout
+    for option in ("scale", "ensemble", "refine", "tta"):
+        assert text.count(f"\n{option} ") == 1
+    assert "this network has none" not in text
+    text = rife("info", weights("v3.8")).stdout
+    assert "RIFE v3.6 - v3.9" in text
+    assert re.search("\nensemble +part of this network, always on\n", text)
+    assert re.search("\nrefine +this network has none\n", text)
     assert "v3.1" in refused("info", weights("v3.1"))
+
+
+UNPINNED = "flownet_cogvideo.pkl"  # of no size or hash on record: a server here can offer it
+
+
+def test_models_are_listed_with_those_on_disk_marked(tmp_path):
+    (tmp_path / DEFAULT).touch()
+    header, *lines = rife("models", env=os.environ | {"RIFE_MODELS": str(tmp_path)}).stdout.split(
+        "\n"
+    )
+    assert re.split("  +", header) == ["NAME", "VERSION", "SIZE", "ON DISK", "GOOD FOR"]
+    assert [line.split(" ")[0] for line in lines] == [*ZOO, ""]
+    assert re.split("  +", lines[0]) == [
+        DEFAULT, "v4.25 - v4.26", "22.7 MB", "yes", ZOO[DEFAULT].good_for
+    ]  # fmt: skip
+    assert not any("  yes  " in line for line in lines[1:])
+
+
+def test_a_model_is_got_and_then_found_by_its_name(weights, short, tmp_path):
+    with serving(weights("v3.8").read_bytes()) as hub:
+        env = os.environ | {"RIFE_MODELS": str(tmp_path / "models"), "HF_ENDPOINT": hub.url}
+        out = tmp_path / "out.mp4"
+        run = ("interpolate", short, out, "-m", 2, "--model", UNPINNED)
+        assert f"python -m rife models get {UNPINNED}" in refused(*run, env=env)
+        assert f"models get {UNPINNED}" in refused("info", UNPINNED, env=env)
+
+        done = rife("models", "get", UNPINNED, env=env)
+        assert "12.2M/12.2M" in done.stderr
+        path = tmp_path / "models" / UNPINNED
+        assert done.stdout == f"{path}\n"
+        assert path.read_bytes() == hub.content
+
+        requests = len(hub.log)
+        rife(*run, env=env)
+        assert len(frames_of(out)) == 23
+        assert "RIFE v3.6 - v3.9" in rife("info", UNPINNED, env=env).stdout
+        rife("convert", UNPINNED, tmp_path / "converted.safetensors", env=env)
+        assert len(hub.log) == requests
+
+        rife("models", "get", UNPINNED, "--to", tmp_path / "other", env=env)
+        assert (tmp_path / "other" / UNPINNED).read_bytes() == hub.content
+
+
+def test_a_model_that_cannot_be_got(tmp_path):
+    message = refused("models", "get", "rife_v9.safetensors")
+    assert "rife_v9.safetensors" in message and "python -m rife models" in message
+    env = os.environ | {"HF_HUB_OFFLINE": "1"}
+    message = refused("models", "get", UNPINNED, "--to", tmp_path / "x", env=env)
+    assert ZOO[UNPINNED].source.url in message and str(tmp_path / "x") in message
+
+
+def metadata(path):
+    with safe_open(path, "pt") as file:
+        return file.metadata()
+
+
+def same_output(path, other):
+    image0, image1 = seeded_images(64, 64).chunk(2, dim=1)
+    outputs = [load_model(p, "cpu", torch.float32)(image0, image1) for p in (path, other)]
+    return torch.equal(*outputs)
+
+
+@pytest.mark.parametrize("version", ["v3.8", "v4.0"])
+def test_a_converted_model_gives_the_same_frames_and_says_where_it_is_from(
+    weights, tmp_path, version
+):
+    source, out = weights(version), tmp_path / "out.safetensors"
+    rife("convert", source, out)
+    assert same_output(source, out)
+    network = load_model(source, "cpu")
+    assert metadata(out) == {
+        "format": "pt",
+        "version": network.version,
+        "network": type(network).__name__,
+        "source": source.name,
+        "sha256": sha256(source),
+    }
+    assert set(read_state_dict(out)) == set(network.state_dict())
+    text = rife("info", out).stdout
+    assert source.name in text and sha256(source) in text
+
+
+def test_converting_leaves_training_behind_and_keeps_each_dtype(tmp_path):
+    source, out = tmp_path / "in.pth", tmp_path / "out.safetensors"
+    state = seeded_state(IFNet())
+    state |= {key: tensor.double() for key, tensor in state.items() if "block2" in key}
+    torch.save(state, source)
+    rife("convert", source, out)
+    kept = read_state_dict(out)
+    assert kept.keys() == {key for key in state if not key.startswith("block_tea.")} < state.keys()
+    assert all(torch.equal(kept[key], state[key]) for key in kept)
+    assert all(kept[key].dtype == state[key].dtype for key in kept)
+    rife("convert", source, out, "--half", "--overwrite")
+    assert {tensor.dtype for tensor in read_state_dict(out).values()} == {torch.float16}
+
+
+def test_the_network_that_a_converted_file_names_is_recognised(tmp_path):
+    source, out = tmp_path / "in.pth", tmp_path / "out.safetensors"
+    torch.save(seeded_state(IFNet_2R()), source)
+    rife("convert", source, out, "--network", "IFNet_2R")
+    assert type(load_model(source, "cpu")) is IFNet
+    assert type(load_model(out, "cpu")) is IFNet_2R
+    assert "RIFE 2R" in rife("info", out).stdout
+
+
+def test_converting_over_anything_is_refused(weights, tmp_path):
+    source, out = weights("v3.8"), tmp_path / "out.safetensors"
+    out.write_text("precious")
+    assert "exists" in refused("convert", source, out)
+    assert out.read_text() == "precious"
+    rife("convert", source, out, "--overwrite")
+    before = out.read_bytes()
+    (tmp_path / "alias.safetensors").symlink_to(out)
+    for name in ("out", "alias"):
+        same = tmp_path / f"{name}.safetensors"
+        assert "input itself" in refused("convert", out, same, "--half", "--overwrite")
+    assert out.read_bytes() == before
+    assert ".safetensors" in refused("convert", source, tmp_path / "out.pth")
+    assert ".safetensors" in refused("convert", source, tmp_path)
 
 
 def test_an_existing_file_is_kept_unless_overwriting_is_asked_for(model, short, tmp_path):

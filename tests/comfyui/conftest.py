@@ -21,9 +21,13 @@ from pathlib import Path
 import av
 import pytest
 
+from ..test_download import Server, serving
+
 PACK = Path(__file__).parents[2]
 START_SECONDS = 180
 EVENT_SECONDS = 120
+#: Where ComfyUI-Frame-Interpolation keeps its models, installed from the Comfy registry.
+OTHER_PACK = "custom_nodes/comfyui-frame-interpolation/ckpts/rife"
 
 
 class Rejected(Exception):
@@ -54,9 +58,10 @@ class Run:
 class ComfyUI:
     """A running ComfyUI server, its websocket open."""
 
-    def __init__(self, directory: Path, python: str, base: Path) -> None:
+    def __init__(self, directory: Path, python: str, base: Path, hub: Server) -> None:
         self.base = base
-        for name in ("custom_nodes", "input", "models/rife", "models/frame_interpolation", "user"):
+        self.hub = hub
+        for name in ("input", "models/rife", "models/frame_interpolation", "user", OTHER_PACK):
             (base / name).mkdir(parents=True)
         (base / "custom_nodes" / "comfyui-rife").symlink_to(PACK)
         with socket.socket() as probe:
@@ -66,7 +71,13 @@ class ComfyUI:
         command = [python, "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(self.port)]
         command += ["--base-directory", str(base), "--database-url", "sqlite:///:memory:"]
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, cwd=directory, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                command,
+                cwd=directory,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "HF_ENDPOINT": hub.url},
+            )
 
     def connect(self) -> None:
         """Wait until the server answers, then listen to its events."""
@@ -161,21 +172,26 @@ class ComfyUI:
 def comfy(
     tmp_path_factory: pytest.TempPathFactory, weights: Callable[[str], Path]
 ) -> Iterator[ComfyUI]:
-    """A ComfyUI with this pack, v4.0 in models/rife and v3.8 in models/frame_interpolation."""
+    """A ComfyUI with this pack, v4.0 in models/rife, v3.8 in models/frame_interpolation and what
+    says that it is rife47.pth in another pack. Its Hugging Face Hub has v3.8 under every name."""
     directory = os.environ.get("COMFYUI_DIR")
     if not directory:
         pytest.skip("COMFYUI_DIR names no ComfyUI")
     python = os.environ.get("COMFYUI_PYTHON", sys.executable)
-    server = ComfyUI(Path(directory), python, tmp_path_factory.mktemp("comfyui") / "base")
-    try:
-        for version, folder in (("v4.0", "rife"), ("v3.8", "frame_interpolation")):
-            source = weights(version)
-            target = server.base / "models" / folder / f"{version}{source.suffix}"
-            target.write_bytes(source.read_bytes())
-        server.connect()
-        yield server
-    finally:
-        server.stop()
+    base = tmp_path_factory.mktemp("comfyui") / "base"
+    with serving(weights("v3.8").read_bytes()) as hub:
+        server = ComfyUI(Path(directory), python, base, hub)
+        try:
+            for version, target in (
+                ("v4.0", "models/rife/v4.0.pkl"),
+                ("v3.8", "models/frame_interpolation/v3.8.pkl"),
+                ("v4.0", f"{OTHER_PACK}/rife47.pth"),
+            ):
+                (base / target).write_bytes(weights(version).read_bytes())
+            server.connect()
+            yield server
+        finally:
+            server.stop()
 
 
 @pytest.fixture(scope="session")

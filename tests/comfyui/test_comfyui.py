@@ -11,9 +11,14 @@ import psutil
 import pytest
 from PIL import Image
 
-from .conftest import ComfyUI, Rejected
+from rife.zoo import DEFAULT, ZOO
+
+from .conftest import OTHER_PACK, ComfyUI, Rejected
 
 pytestmark = pytest.mark.comfyui
+
+#: Published without a size or a hash on record, so that the Hub here can offer it.
+UNPINNED = "flownet_cogvideo.pkl"
 
 
 def video_prompt(clip: str, model: str, multiplier: int = 2) -> dict:
@@ -21,7 +26,10 @@ def video_prompt(clip: str, model: str, multiplier: int = 2) -> dict:
     return {
         "load": {"class_type": "LoadVideo", "inputs": {"file": clip}},
         "parts": {"class_type": "GetVideoComponents", "inputs": {"video": ["load", 0]}},
-        "model": {"class_type": "LoadRIFEModel", "inputs": {"model_name": model}},
+        "model": {
+            "class_type": "LoadRIFEModel",
+            "inputs": {"model_name": model, "precision": "auto"},
+        },
         "rife": {
             "class_type": "RIFEFrameInterpolate",
             "inputs": {"model": ["model", 0], "images": ["parts", 0], "multiplier": multiplier},
@@ -75,7 +83,7 @@ def test_both_nodes_are_listed_with_their_inputs_in_order(comfy: ComfyUI) -> Non
     loader = comfy.get("/object_info/LoadRIFEModel")["LoadRIFEModel"]
     interpolate = comfy.get("/object_info/RIFEFrameInterpolate")["RIFEFrameInterpolate"]
     assert loader["display_name"] == "Load RIFE Model"
-    assert loader["input_order"]["required"] == ["model_name"]
+    assert loader["input_order"]["required"] == ["model_name", "precision"]
     assert loader["output"] == ["RIFE_MODEL"]
     assert interpolate["display_name"] == "RIFE Frame Interpolate"
     assert interpolate["input_order"]["required"] == ["model", "images", "multiplier"]
@@ -146,22 +154,88 @@ def test_a_replaced_model_file_is_noticed_and_an_unchanged_one_is_not_read_again
     assert not np.array_equal(np.asarray(Image.open(comfy.files(after)[1])), before[1])
 
 
-def test_without_models_the_error_says_which_file_to_put_where(comfy: ComfyUI, clip: str) -> None:
-    models, away = comfy.base / "models", comfy.base / "away"
-    files = [path for path in models.glob("*/**/*") if path.is_file()]
-    for path in files:
-        (away / path.relative_to(models)).parent.mkdir(parents=True, exist_ok=True)
-        path.rename(away / path.relative_to(models))
+def model_list(comfy: ComfyUI) -> tuple[list[str], dict]:
+    """The loader's list of models, and the settings of that input."""
+    loader = comfy.get("/object_info/LoadRIFEModel")["LoadRIFEModel"]
+    options, settings = loader["input"]["required"]["model_name"]
+    return settings["options"] if options == "COMBO" else options, settings
+
+
+def test_the_list_has_what_every_folder_holds_then_what_can_be_downloaded(comfy: ComfyUI) -> None:
+    names, settings = model_list(comfy)
+    there = ["v4.0.pkl", "v3.8.pkl", "rife47.pth"]
+    assert [name for name in names if name in there] == there
+    downloads = [name for name in ZOO if name not in there]
+    assert names[-len(downloads) :] == downloads
+    assert settings["default"] == DEFAULT
+    assert comfy.hub.log == []
+
+
+def test_a_published_model_is_downloaded_once_and_the_workflow_stays_valid(
+    comfy: ComfyUI, clip: str
+) -> None:
+    path = comfy.base / "models" / "rife" / UNPINNED
+    size = len(comfy.hub.content)
+    prompt = images_prompt(clip, UNPINNED)
+    before, _ = model_list(comfy)
+
+    comfy.hub.stop_at = size // 2
+    comfy.hub.gate.clear()
+    run = comfy.submit(prompt)
+    for kind, data in comfy.follow(run):
+        if kind == "progress" and data["node"] == "model" and not comfy.hub.gate.is_set():
+            while not any(part.stat().st_size for part in path.parent.glob(".*.part")):
+                time.sleep(0.02)
+            comfy.post("/interrupt", {})
+            comfy.hub.gate.set()
+    assert run.ended == "interrupted"
+    assert not path.exists()
+
+    run = comfy.run(prompt)
+    assert run.ended == "success", run.events[-1]
+    steps = [data for data in run.of("progress") if data["node"] == "model"]
+    assert (steps[-1]["value"], steps[-1]["max"]) == (size, size)
+    assert path.read_bytes() == comfy.hub.content
+    _, second = comfy.hub.ranges()
+    assert second.startswith("bytes=")
+    assert sorted(model_list(comfy)[0]) == sorted(before)
+    requests = len(comfy.hub.log)
+    assert {"model", "rife"} <= comfy.run(prompt).cached
+    shutil.copyfile(comfy.base / OTHER_PACK / "rife47.pth", path)
+    assert not {"model", "rife"} & comfy.run(prompt).cached
+    assert len(comfy.hub.log) == requests
+
+    downloaded = [np.asarray(Image.open(path)) for path in comfy.files(run)]
+    assert np.array_equal(downloaded, saved_images(comfy, images_prompt(clip, "v3.8.pkl")))
+
+
+def test_a_download_that_fails_says_how_to_do_it_by_hand(comfy: ComfyUI, clip: str) -> None:
+    comfy.hub.status = 404
     try:
-        listed = comfy.get("/object_info/LoadRIFEModel")["LoadRIFEModel"]["input"]["required"]
-        with pytest.raises(Rejected) as refusal:
-            comfy.run(images_prompt(clip, "rife_v4.26.safetensors"))
+        run = comfy.run(images_prompt(clip, "rife49.pth"))
     finally:
-        for path in files:
-            (away / path.relative_to(models)).rename(path)
-    assert "rife_v4.26.safetensors" in str(listed["model_name"])
-    assert "rife_v4.26.safetensors" in str(refusal.value)
-    assert str(models / "rife") in str(refusal.value)
+        comfy.hub.status = None
+    assert run.ended == "error"
+    message = run.of("execution_error")[0]["exception_message"]
+    for part in ("rife49.pth", "404", comfy.hub.url, str(comfy.base / "models" / "rife")):
+        assert part in message
+
+
+def test_an_unknown_model_is_refused_with_what_to_do(comfy: ComfyUI, clip: str) -> None:
+    with pytest.raises(Rejected) as refusal:
+        comfy.run(images_prompt(clip, "mine.pth"))
+    for part in ("mine.pth", DEFAULT, str(comfy.base / "models" / "rife")):
+        assert part in str(refusal.value)
+
+
+def test_the_precision_changes_the_frames_a_little(comfy: ComfyUI, clip: str) -> None:
+    def middle(precision: str) -> np.ndarray:
+        prompt = images_prompt(clip, "v4.0.pkl")
+        prompt["model"]["inputs"]["precision"] = precision
+        return saved_images(comfy, prompt)[1].astype(int)
+
+    exact = middle("float32")
+    assert 0 < abs(middle("bfloat16") - exact).mean() < 1
 
 
 def test_a_file_that_is_no_model_ends_the_run_with_the_reason(comfy: ComfyUI, clip: str) -> None:
