@@ -37,6 +37,7 @@ class LoadRIFEModel(io.ComfyNode):
                     "precision",
                     options=list(host.PRECISIONS),
                     default="auto",
+                    optional=True,  # prompts made before this input came stay valid
                     tooltip="auto: float16 where the device is good at it, else float32. float16 "
                     "and bfloat16 are faster and smaller on most GPUs; float32 is exact.",
                 ),
@@ -58,11 +59,11 @@ class LoadRIFEModel(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, model_name: str | None, precision: str | None) -> str:
+    def fingerprint_inputs(cls, model_name: str | None, precision: str | None = "auto") -> str:
         return host.fingerprint(model_name)
 
     @classmethod
-    def execute(cls, model_name: str, precision: str) -> io.NodeOutput:
+    def execute(cls, model_name: str, precision: str = "auto") -> io.NodeOutput:
         return io.NodeOutput(host.load_model(model_name, precision))
 
 

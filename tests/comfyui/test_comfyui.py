@@ -28,7 +28,7 @@ def video_prompt(clip: str, model: str, multiplier: int = 2) -> dict:
         "parts": {"class_type": "GetVideoComponents", "inputs": {"video": ["load", 0]}},
         "model": {
             "class_type": "LoadRIFEModel",
-            "inputs": {"model_name": model, "precision": "auto"},
+            "inputs": {"model_name": model},
         },
         "rife": {
             "class_type": "RIFEFrameInterpolate",
@@ -83,7 +83,7 @@ def test_both_nodes_are_listed_with_their_inputs_in_order(comfy: ComfyUI) -> Non
     loader = comfy.get("/object_info/LoadRIFEModel")["LoadRIFEModel"]
     interpolate = comfy.get("/object_info/RIFEFrameInterpolate")["RIFEFrameInterpolate"]
     assert loader["display_name"] == "Load RIFE Model"
-    assert loader["input_order"]["required"] == ["model_name", "precision"]
+    assert loader["input_order"] == {"required": ["model_name"], "optional": ["precision"]}
     assert loader["output"] == ["RIFE_MODEL"]
     assert interpolate["display_name"] == "RIFE Frame Interpolate"
     assert interpolate["input_order"]["required"] == ["model", "images", "multiplier"]
