@@ -34,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0 done, 1 could not, 2 misused, 130 interrupted."""
     args = _parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    # A polite kill cleans up like Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # A polite kill cleans up like Ctrl-C, also in the background, where shells switch that off.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         args.run(args)
     except KeyboardInterrupt:

@@ -109,6 +109,7 @@ def test_original_frames_stay_in_their_places(model, short, tmp_path):
             assert abs(before - b).mean() > abs(a - b).mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [".gif", ".webp", "", ".mkv"])
 def test_any_kind_of_clip_becomes_any_other(model, short, tmp_path, kind):
     other, back = tmp_path / f"other{kind}", tmp_path / "back.mp4"
@@ -119,6 +120,7 @@ def test_any_kind_of_clip_becomes_any_other(model, short, tmp_path, kind):
         assert len(list(other.glob("*.png"))) == 12
 
 
+@pytest.mark.slow
 def test_options_reach_the_network(model, short, tmp_path):
     plain, other = tmp_path / "plain", tmp_path / "other"
     rife("interpolate", short, plain, "--model", model)
@@ -164,6 +166,7 @@ def test_models_are_listed_with_those_on_disk_marked(tmp_path):
     assert not any("  yes  " in line for line in lines[1:])
 
 
+@pytest.mark.slow
 def test_a_model_is_got_and_then_found_by_its_name(weights, short, tmp_path):
     with serving(weights("v3.8").read_bytes()) as hub:
         env = os.environ | {"RIFE_MODELS": str(tmp_path / "models"), "HF_ENDPOINT": hub.url}
@@ -208,6 +211,7 @@ def same_output(path, other):
     return torch.equal(*outputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["v3.8", "v4.0"])
 def test_a_converted_model_gives_the_same_frames_and_says_where_it_is_from(
     weights, tmp_path, version
@@ -251,6 +255,7 @@ def test_the_network_that_a_converted_file_names_is_recognised(tmp_path):
     assert "RIFE 2R" in rife("info", out).stdout
 
 
+@pytest.mark.slow
 def test_converting_over_anything_is_refused(weights, tmp_path):
     source, out = weights("v3.8"), tmp_path / "out.safetensors"
     out.write_text("precious")
@@ -372,6 +377,8 @@ def test_an_interrupt_leaves_no_debris(model, clips, tmp_path, how):
     process = subprocess.Popen(
         [sys.executable, "-m", "rife", "interpolate", clips("bikes"), out, "--model", model],
         cwd=ROOT, stderr=subprocess.PIPE, text=True,
+        # Programs that run these tests in the background have SIGINT ignored, and so all below.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while not any(p.stat().st_size for p in tmp_path.iterdir()):
