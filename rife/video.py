@@ -54,13 +54,22 @@ _FILE_TAGS = {
 }
 
 
-def open_reader(path: str | Path, frame_rate: Fraction = Fraction(24)) -> Reader:
+def open_reader(
+    path: str | Path,
+    frame_rate: Fraction = Fraction(24),
+    start: Fraction | float = Fraction(0),
+    duration: Fraction | float | None = None,
+) -> Reader:
     """Open a video file, an animated GIF, WebP or PNG, or a folder of numbered images.
 
     frame_rate: of a folder, which has none of its own; frames per second.
-    Raises FileError if there is nothing readable at `path`.
+    start, duration: the part of a video file to read, in seconds (see VideoReader).
+    Raises FileError if there is nothing readable at `path`, or no frame in that part.
     """
     path = Path(path)
+    part = start > 0 or duration is not None
+    if part and (path.is_dir() or path.suffix.lower() in images.ANIMATIONS_READ):
+        raise FileError(f"A part can be read of video files only; {path} is read whole or not.")
     if path.is_dir():
         return images.FolderReader(path, frame_rate)
     with plain_errors("read", path):
@@ -68,7 +77,7 @@ def open_reader(path: str | Path, frame_rate: Fraction = Fraction(24)) -> Reader
             raise FileError(f"{path} is empty.")
     if path.suffix.lower() in images.ANIMATIONS_READ:
         return images.AnimationReader(path)
-    return VideoReader(path)
+    return VideoReader(path, start, duration)
 
 
 def create_writer(
@@ -146,27 +155,37 @@ class VideoReader(Reader):
     are used, and frames that are to be shown rotated are rotated. Streams of more than 8 bits give
     float32. Frames keep their own times, evenly spaced or not.
 
-    Raises FileError, at the start or while frames are read, if the file can't be decoded
-    to its end: a damaged place is never passed over in silence.
+    start, duration: the part to read, in seconds on the file's own clock (None: to its end).
+    Frames with start <= time < start + duration are given, both ends rounded down to the clock's
+    ticks, as ComfyUI does. Sound and subtitles are cut between packets.
+
+    Raises FileError, at the start or while frames are read, if the part holds no frame or can't be
+    decoded to its end: a damaged place is never passed over in silence.
     """
 
-    def __init__(self, path: Path):
+    def __init__(
+        self,
+        path: Path,
+        start: Fraction | float = Fraction(0),
+        duration: Fraction | float | None = None,
+    ):
         self._path = path
+        self._start = start if start > 0 else -math.inf
+        self._end = math.inf if duration is None else max(start, 0) + duration
         self.on_packet: Callable[[av.Packet], None] | None = None  # gets all but video, in order
         with self._errors():
-            with self._open() as container:
-                stream = _video_stream(container, path)
-                decoder = _decoder(stream)
-                frames = (f for packet in container.demux(stream) for f in decoder.decode(packet))
-                first = next(frames, None)
-                if first is None:
-                    raise FileError(f"{path} holds no video frame.")
-                self._probe(container, stream, first)
+            # Where a file can't be sought exactly, decoding has to begin earlier.
+            earlier = [start - seconds for seconds in (0, 5, 10, 20)] if start > 0 else []
+            for self._seek_to in (*earlier, None):
+                if self._find_first():
+                    break
             self._container = self._open()
         self._stream = _video_stream(self._container, path)
         self._decoder = _decoder(self._stream)
         self.metadata = _kept_tags(self._container)
         self.stream_metadata = _kept_tags(self._stream)
+        if start > 0:
+            self.stream_metadata.pop("timecode", None)  # the whole clip's
         self.other_streams, self.dropped = [], []  # streams to copy; descriptions of the rest
         for stream in self._container.streams:
             # PyAV crashes at streams without a codec.
@@ -185,6 +204,74 @@ class VideoReader(Reader):
             container.close()
             raise FileError(f"{self._path} is not a video; for images, name their folder.")
         return container
+
+    def _find_first(self) -> bool:
+        """Decode up to the part's first frame, and note what it tells.
+
+        False: decoding fails if it begins at `_seek_to`, or begins within the part.
+        """
+        with self._open() as container:
+            stream = _video_stream(container, self._path)
+            decoder = _decoder(stream)
+            # In floating point, so that not even rounding differs from where ComfyUI trims.
+            self._start_pts, self._end_pts = (
+                moment if math.isinf(moment) else int(float(moment) / stream.time_base)
+                for moment in (self._start, self._end)
+            )
+            packets = self._packets(container, stream)
+            frames = (frame for packet in packets for frame in decoder.decode(packet))
+            try:
+                first = next(frames, None)
+                if self._seek_to is not None and (
+                    first is None or first.pts is None or first.pts > self._start_pts
+                ):
+                    return False
+                while first is not None and self._place(first) < 0:
+                    first = next(frames, None)
+            except (OSError, *_AV_ERRORS):
+                if self._seek_to is None:
+                    raise
+                return False
+            if first is None or self._place(first) > 0:
+                raise FileError(f"{self._path} holds no video frame{self._part(container)}.")
+            if first.pts is None and self._part(container):
+                raise FileError(
+                    f"The frames of {self._path} have no times, so no part of it can be read; give "
+                    "them some with ffmpeg -i FILE -c copy FILE.mp4."
+                )
+            self._probe(container, stream, first)
+        return True
+
+    def _place(self, frame: av.VideoFrame) -> int:
+        """-1: before the part to read, 0: in it, 1: after it."""
+        pts = self._start_pts if frame.pts is None else frame.pts
+        return (pts >= self._end_pts) - (pts < self._start_pts)
+
+    def _part(self, container: av.container.InputContainer) -> str:
+        """The part to read, for people; empty if it is all."""
+        if math.isinf(self._start) and math.isinf(self._end):
+            return ""
+        text = f" from {max(0, float(self._start)):.2f} s "
+        text += "on" if math.isinf(self._end) else f"to {float(self._end):.2f} s"
+        if container.duration:
+            text += f"; it lasts {container.duration / av.time_base:.2f} s"
+        return text
+
+    def _packets(
+        self, container: av.container.InputContainer, *streams: av.stream.Stream
+    ) -> Iterator[av.Packet]:
+        """The packets from `_seek_to` on, video (the first of the streams) from a key frame on."""
+        video, key = streams[0], None
+        if self._seek_to is not None:
+            container.seek(int(self._seek_to / video.time_base), stream=video)
+        for packet in container.demux(*streams):
+            if self._seek_to is not None and packet.stream.index == video.index:
+                if key is None and packet.is_keyframe:
+                    key = packet.pts
+                # What is shown before the key frame, though stored after, needs what was skipped.
+                if packet.pts is not None and (key is None or packet.pts < key):
+                    continue
+            yield packet
 
     def _probe(
         self, container: av.container.InputContainer, stream: av.VideoStream, first: av.VideoFrame
@@ -212,12 +299,23 @@ class VideoReader(Reader):
         starts = [
             s.start_time * s.time_base for s in container.streams.audio if s.start_time is not None
         ]
-        start = self._first_pts * stream.time_base
-        self.origin = min([start, *starts])  # container time of the clip's very start
+        start = begin = self._first_pts * stream.time_base
+        if self._start > 0 and stream.start_time is not None:
+            begin = stream.start_time * stream.time_base  # of the whole clip's first frame
+        # Where sound begins: with the first frame, unless it began before all frames.
+        self._others_start = start if begin < self._start else self._start
+        # Container time of the clip's very start ...
+        self.origin = min([start, *(max(s, self._others_start) for s in starts)])
         self.video_start = start - self.origin  # when, after that, the first frame is shown
+        self._skipped = self.origin - min([begin, *starts])
         count = stream.frames
         if not count and container.duration:
             count = round(container.duration * rate / av.time_base)
+        if count:
+            count = max(1, count - round((start - begin) * rate))
+        if self._end < math.inf:
+            limit = math.ceil((self._end - start) * rate)
+            count = min(count or limit, limit)
         self.info = ClipInfo(
             self._path, width, height, Fraction(rate), count or None, has_alpha, stream.time_base
         )
@@ -225,18 +323,32 @@ class VideoReader(Reader):
     def __iter__(self) -> Iterator[Frame]:
         period = 1 / self.info.frame_rate
         time, reached = -period, Fraction(0)
+        ended = False
         try:
-            for packet in self._container.demux(self._stream, *self.other_streams):
+            for packet in self._packets(self._container, self._stream, *self.other_streams):
+                # Sound is stored near the picture that it belongs to.
+                if ended and (packet.dts or 0) * packet.time_base > self._end + 2:
+                    break
                 # In MPEG-TS the flag may stand for no more than a seam between two pieces.
-                if packet.is_corrupt and self._container.format.name != "mpegts":
+                if packet.is_corrupt and not ended and self._container.format.name != "mpegts":
                     raise ValueError("a part is missing")
-                if packet.pts is not None:
-                    reached = max(reached, packet.pts * packet.time_base - self.origin)
+                shown = None if packet.pts is None else packet.pts * packet.time_base
+                if shown is not None:
+                    reached = max(reached, shown - self.origin)
                 if packet.stream.index != self._stream.index:
-                    if self.on_packet:
+                    if self.on_packet and (
+                        shown is None or self._others_start <= shown < self._end
+                    ):
                         self.on_packet(packet)
                     continue
+                if ended:
+                    continue
+                if packet.dts is not None and packet.dts >= self._end_pts:
+                    packet, ended = None, True  # the decoder gives what it still holds
                 for frame in self._decoder.decode(packet):
+                    ended = ended or self._place(frame) > 0
+                    if self._place(frame):
+                        continue
                     previous, time = time, time + period
                     if frame.pts is not None:
                         own = (frame.pts - self._first_pts) * self.info.time_base
@@ -244,13 +356,15 @@ class VideoReader(Reader):
                     yield Frame(self._image(frame), time, period)
             # A download that broke off between two packets just ends.
             promised = Fraction(self._container.duration or 0, av.time_base)
-            if reached < promised - max(1, promised / 20):
+            left = min(promised - self._skipped, self._end - self.origin)
+            if reached < left - max(1, promised / 20):
                 raise ValueError(f"it should last {float(promised):.2f} s")
         except FileError:
             raise
         except (OSError, *_AV_ERRORS) as error:
             raise FileError(
-                f"{self._path} is damaged: it could be read up to {float(max(time, 0)):.2f} s only "
+                f"{self._path} is damaged: it could be read up to "
+                f"{float(max(time, 0) + self._skipped):.2f} s only "
                 f"({getattr(error, 'strerror', None) or error}). Get a whole copy, or mend it with "
                 "ffmpeg -i FILE MENDED_FILE."
             ) from error
