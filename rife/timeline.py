@@ -1,32 +1,204 @@
-"""Which output frame lies where between which input frames. Exact: fractions, never floats."""
+"""Which output frame lies where between which input frames. Exact: fractions, never floats.
 
-from collections.abc import Sequence
+Every input frame has a place on an axis on which output frame k lies at k: twice its number when
+frames are doubled, 60 times its time in seconds when 60 frames a second are wanted. All else, an
+output frame's timestep and how many there are, follows from places.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import TypeVar
+
+T = TypeVar("T")
+HALF = Fraction(1, 2)
 
 
-def timesteps(multiplier: int) -> list[Fraction]:
-    """Where the new frames of a pair lie, 0 being its first frame and 1 its second.
+@dataclass(frozen=True)
+class Schedule:
+    """A multiplier for each pair of frames: (first pair, last pair or None, multiplier) spans.
 
-    multiplier: how many times as many frames (less the last); 2 gives [1/2].
+    Pair 0 is that of the first two frames. Pairs in no span have 1.
     """
-    if multiplier < 1:
-        raise ValueError(f"multiplier must be 1 or more, not {multiplier}")
-    return [Fraction(k, multiplier) for k in range(1, multiplier)]
+
+    spans: tuple[tuple[int, int | None, int], ...]
+
+    @classmethod
+    def parse(cls, text: str) -> "Schedule":
+        """Read "0-20:2, 21:8, 22-:1". Raises ValueError with the part that can't be."""
+        spans, free = [], 0
+        for part in text.split(","):
+            match = re.fullmatch(r"\s*(\d+)\s*(-)?\s*(\d+)?\s*:\s*(\d+)\s*", part)
+            if not match or (match[3] and not match[2]):
+                raise ValueError(
+                    f"{part.strip()!r} is no part of a schedule; write PAIR:N or FIRST-LAST:N, "
+                    "such as 0-20:2, 21:8, 22-:1"
+                )
+            first, multiplier = int(match[1]), int(match[4])
+            last = int(match[3]) if match[3] else None if match[2] else first
+            if multiplier < 1:
+                raise ValueError(f"{part.strip()!r}: a pair's multiplier must be 1 or more")
+            if free is None or first < free or (last is not None and last < first):
+                raise ValueError(f"{part.strip()!r}: pairs must be named once and in order")
+            spans.append((first, last, multiplier))
+            free = None if last is None else last + 1
+        return cls(tuple(spans))
+
+    def place(self, index: int) -> Fraction:
+        """The sum of the multipliers of all pairs before frame `index`."""
+        place = index
+        for first, last, multiplier in self.spans:
+            end = index if last is None else min(index, last + 1)
+            place += (multiplier - 1) * max(0, end - first)
+        return Fraction(place)
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Where output frames lie. The first input frame is the first output frame.
+
+    multiplier: output frames for each input frame: a whole number, a fraction such as 5/2, or a
+        Schedule. Of n frames, m >= 1 makes ceil((n - 1) m) + 1, the last of which is the last
+        input frame; so (n - 1) m + 1 for whole m.
+    frame_rate: output frames a second, evenly spaced; takes the multiplier's place.
+    loop: go on from the last frame to the first, up to just before it: ceil(n m) frames.
+    slow_motion: show the frames at the input's rate.
+    tick: seconds; a frame that lies as near to an output frame is taken for it, since files round
+        the times of their frames.
+
+    Where there are to be fewer frames than came in (m < 1: floor((n - 1) m) + 1), the nearest are
+    picked and none is made; the first and, if there are two or more, the last stay.
+    """
+
+    multiplier: Fraction | Schedule = Fraction(2)
+    frame_rate: Fraction | None = None
+    loop: bool = False
+    slow_motion: bool = False
+    tick: Fraction = Fraction(0)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.multiplier, Schedule) and self.multiplier <= 0:
+            raise ValueError(f"multiplier must be more than 0, not {self.multiplier}")
+        if self.frame_rate is not None and self.frame_rate <= 0:
+            raise ValueError(f"the frame rate must be more than 0, not {self.frame_rate}")
+
+    def place(self, index: int, time: Fraction) -> Fraction:
+        """The place of input frame `index`, shown `time` seconds after the first."""
+        if isinstance(self.multiplier, Schedule) and self.frame_rate is None:
+            return self.multiplier.place(index)
+        if self.frame_rate is None:
+            return index * self.multiplier
+        place = time * self.frame_rate
+        nearest = Fraction(round(place))
+        near = abs(place - nearest) <= min(self.tick * self.frame_rate, Fraction(1, 8))
+        return nearest if near else place
+
+    def count(self, frames: int, frame_rate: Fraction = Fraction(1)) -> int:
+        """How many output frames are made of `frames` evenly spaced ones."""
+        if frames < 2 and not (frames and self.loop):
+            return frames
+        before, last, end = (self.place(i, i / frame_rate) for i in range(frames - 2, frames + 1))
+        if self.loop:
+            return math.ceil(end)
+        return (math.ceil(last) if last - before >= 1 else math.floor(last)) + 1
+
+    def rate(self, source: Fraction) -> Fraction:
+        """Frames a second of the output of a clip that has `source` of them; with a Schedule, the
+        rate where there are most."""
+        if self.slow_motion:
+            return source
+        if self.frame_rate is not None:
+            return self.frame_rate
+        if isinstance(self.multiplier, Schedule):
+            return source * max(multiplier for _, _, multiplier in self.multiplier.spans)
+        return source * self.multiplier
+
+    def steps(
+        self, keys: Iterable[tuple[T, Fraction]]
+    ) -> Iterator[tuple[T, T, Sequence[Fraction]]]:
+        """Yield (first, second, timesteps), in order: all output frames, from pair to pair.
+
+        keys: frames with their places, in order; with `loop`, the first one comes again at the
+            end. Timesteps are in [0, 1]; 0 is `first` itself, 1 is `second`.
+        """
+        previous, held = None, None
+        shown = 0  # output frames that were yielded or are held
+        for key, end in keys:
+            if previous is not None:
+                first, start = previous
+                ks = range(math.ceil(start), math.ceil(end))
+                if ks and held:
+                    yield held
+                    held = None
+                if end - start >= 1:
+                    yield first, key, [(k - start) / (end - start) for k in ks]
+                elif ks:
+                    later = (ks[0] - start) / (end - start) >= HALF
+                    # Held back: if no other follows, the clip's last frame takes its turn.
+                    held = first, key, [Fraction(later)]
+                shown += len(ks)
+            previous = key, end
+        if previous is None:
+            return
+        last, end = previous
+        taken = held and end < shown and not self.loop  # the last place, by a frame picked for it
+        if held and not (taken and shown > 1):
+            yield held
+        if not self.loop and not (taken and shown == 1):
+            yield last, last, [Fraction(1)]
 
 
 def nearest_dyadic(wanted: Sequence[Fraction]) -> list[Fraction]:
     """The timesteps k / 2^n that recursion to the midpoint can reach, nearest to those `wanted`.
 
-    n is as small as brings each within an eighth of the smallest gap of `wanted` (0 and 1 counted
-    in): exactly for halves, quarters and so on, one part in 24 of the pair for thirds.
+    n is as small as brings each within an eighth of their mean distance: exactly for halves,
+    quarters and so on, one part in 24 of the pair for thirds, and for a single one anywhere one
+    part in 16, by four midpoints.
     """
-    if not wanted:
-        return []
-    marks = [Fraction(0), *wanted, Fraction(1)]
-    tolerance = min(b - a for a, b in zip(marks, marks[1:], strict=False)) / 8
+    tolerance = Fraction(1, 8 * (len(wanted) + 1))
     steps = 2
     while True:
-        near = [Fraction(round(t * steps), steps) for t in wanted]
+        near = [Fraction(min(max(round(t * steps), 1), steps - 1), steps) for t in wanted]
         if all(abs(t - n) <= tolerance for t, n in zip(wanted, near, strict=True)):
             return near
         steps *= 2
+
+
+def parse_multiplier(text: str | int | float | Fraction | Schedule) -> Fraction | Schedule:
+    """A whole number, a fraction ("2.5", "5/2") or a schedule ("0-20:2, 21:8, 22-:1").
+
+    Raises ValueError for anything else.
+    """
+    if isinstance(text, Schedule):
+        return text
+    if isinstance(text, str) and ":" in text:
+        return Schedule.parse(text)
+    try:
+        number = Fraction(text).limit_denominator(10**6)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        number = Fraction(0)
+    if number <= 0:
+        raise ValueError(
+            f"{text!r} is no multiplier; try 2, 2.5, 5/2, or a schedule such as 0-20:2, 21-:4"
+        )
+    return number
+
+
+def parse_frame_rate(text: str | int | float | Fraction) -> Fraction:
+    """Frames a second, exactly: "24000/1001" as it is, and 23.976 as what it stands for, the same.
+
+    Raises ValueError for what is no frame rate.
+    """
+    try:
+        rate = Fraction(text).limit_denominator(10**6)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        rate = Fraction(0)
+    if rate <= 0:
+        raise ValueError(f"{text!r} is no frame rate; try 24, 23.976 or 24000/1001")
+    ntsc = Fraction(round(rate * Fraction(1001, 1000)) * 1000, 1001)
+    # 23.98 and 29.97 are rounded to hundredths; whole numbers are never NTSC's.
+    if rate.denominator > 1 and abs(rate - ntsc) <= Fraction(5, 1000):
+        return ntsc
+    return rate

@@ -2,8 +2,12 @@
 
 import pytest
 import torch
+from hypothesis import settings
 
 from tools import assets
+
+settings.register_profile("untimed", deadline=None)  # timings never decide a test
+settings.load_profile("untimed")
 
 
 def fetching(get):

@@ -1,35 +1,256 @@
 """Which output frame lies where."""
 
+import math
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from rife.timeline import nearest_dyadic, timesteps
+from rife.timeline import (
+    Schedule,
+    Timeline,
+    nearest_dyadic,
+    parse_frame_rate,
+    parse_multiplier,
+)
+
+HOURS = 3600
+RATES = [Fraction(n) for n in (1, 8, 12, 15, 16, 24, 25, 30, 50, 60, 120)] + [
+    Fraction(n * 1000, 1001) for n in (24, 30, 60, 120)
+]
+multipliers = st.one_of(
+    st.integers(1, 64).map(Fraction), st.fractions(Fraction(1, 20), 20, max_denominator=60)
+)
+rates = st.sampled_from(RATES)
 
 
-def test_new_frames_divide_the_pair_evenly():
-    assert timesteps(1) == []
-    assert timesteps(2) == [Fraction(1, 2)]
-    assert timesteps(5) == [Fraction(k, 5) for k in (1, 2, 3, 4)]
+@st.composite
+def schedules(draw):
+    spans, free = [], 0
+    for _ in range(draw(st.integers(1, 4))):
+        first = free + draw(st.integers(0, 5))
+        last = first + draw(st.integers(0, 5))
+        spans.append((first, last, draw(st.integers(1, 9))))
+        free = last + 1
+    if draw(st.booleans()):
+        spans.append((free, None, draw(st.integers(1, 9))))
+    return Schedule(tuple(spans))
+
+
+def positions(timeline, frames, times=None):
+    """Where in the input the output frames of a clip of so many frames lie."""
+    times = times or [Fraction(i) for i in range(frames)]
+    keys = [(i, timeline.place(i, t)) for i, t in enumerate(times)]
+    if timeline.loop and frames:
+        step = times[-1] - times[-2] if frames > 1 else Fraction(1)
+        keys.append((frames, timeline.place(frames, times[-1] + step)))
+    return [a + t * (b - a) for a, b, ts in timeline.steps(keys) for t in ts]
+
+
+def wholes(numbers):
+    return [Fraction(n) for n in numbers]
+
+
+def test_doubling_puts_a_frame_in_the_middle_of_each_pair():
+    assert positions(Timeline(), 3) == wholes([0, 0.5, 1, 1.5, 2])
+    assert positions(Timeline(Fraction(1)), 3) == wholes([0, 1, 2])
+    assert positions(Timeline(), 1) == [0]
+    assert positions(Timeline(), 0) == []
+
+
+def test_24_to_60_frames_a_second_and_the_last_frame_stays():
+    five_halves = Timeline(Fraction(60, 24))
+    assert positions(five_halves, 3) == [Fraction(2 * k, 5) for k in range(6)]
+    assert positions(five_halves, 4)[-3:] == [Fraction(12, 5), Fraction(14, 5), 3]
+
+
+def test_60_to_24_picks_the_nearest_and_keeps_first_and_last():
+    fewer = Timeline(Fraction(24, 60))
+    assert positions(fewer, 11) == [0, 3, 5, 8, 10]
+    assert positions(fewer, 13) == [0, 3, 5, 8, 12]
+    assert positions(fewer, 2) == [0]
+
+
+def test_a_loop_leads_back_to_just_before_the_first_frame():
+    assert positions(Timeline(loop=True), 3) == wholes([0, 0.5, 1, 1.5, 2, 2.5])
+    assert positions(Timeline(Fraction(1), loop=True), 3) == [0, 1, 2]
+
+
+def test_a_schedule_has_a_multiplier_for_each_pair():
+    schedule = Timeline(Schedule.parse("1:3, 3-:2"))
+    expected = [0, 1, Fraction(4, 3), Fraction(5, 3), 2, 3, 3.5, 4, 4.5, 5]
+    assert positions(schedule, 6) == [Fraction(p) for p in expected]
+
+
+def test_uneven_frames_become_even_ones_at_a_frame_rate():
+    times = [Fraction(t, 100) for t in (0, 4, 10, 12)]
+    found = positions(Timeline(frame_rate=Fraction(50)), 4, times)
+    assert found == [0, Fraction(1, 2), 1, 1 + Fraction(1, 3), 1 + Fraction(2, 3), 2, 3]
+
+
+def test_rounded_times_still_fall_on_the_frames():
+    """Matroska rounds the times of 24 frames a second to milliseconds."""
+    times = [Fraction(round(Fraction(1000 * i, 24)), 1000) for i in range(25)]
+    timeline = Timeline(frame_rate=Fraction(60), tick=Fraction(1, 1000))
+    found = positions(timeline, 25, times)
+    assert found[::5] == list(range(0, 25, 2))
+    assert len(found) == 61
+
+
+@given(multipliers, st.integers(0, 60), st.booleans())
+def test_counts_are_as_documented(multiplier, frames, loop):
+    timeline = Timeline(multiplier, loop=loop)
+    found = positions(timeline, frames)
+    assert len(found) == timeline.count(frames)
+    if loop:
+        assert len(found) == math.ceil(frames * multiplier)
+    elif frames:
+        exact = (frames - 1) * multiplier
+        assert len(found) == (math.ceil(exact) if multiplier >= 1 else math.floor(exact)) + 1
+
+
+@given(schedules(), st.integers(1, 60), st.booleans())
+def test_a_schedule_makes_the_sum_of_its_multipliers(schedule, frames, loop):
+    def of_pair(i):
+        spans = (m for a, b, m in schedule.spans if a <= i and (b is None or i <= b))
+        return next(spans, 1)
+
+    timeline = Timeline(schedule, loop=loop)
+    found = positions(timeline, frames)
+    pairs = frames if loop else frames - 1
+    assert len(found) == timeline.count(frames) == sum(map(of_pair, range(pairs))) + (not loop)
+    for pair in range(pairs):
+        count = of_pair(pair)
+        inside = [p for p in found if pair <= p < pair + 1]
+        assert inside == [pair + Fraction(k, count) for k in range(count)]
+
+
+@given(multipliers, st.integers(1, 60), st.booleans())
+def test_output_frames_are_in_order_inside_the_clip_and_keep_the_ends(multiplier, frames, loop):
+    found = positions(Timeline(multiplier, loop=loop), frames)
+    assert all(a < b for a, b in pairwise(found))
+    assert found[0] == 0
+    if loop:
+        assert found[-1] < frames or multiplier < 1
+    elif len(found) > 1:
+        assert found[-1] == frames - 1
+    if multiplier < 1:
+        assert all(p.denominator == 1 for p in found)
+        inner = found if loop else found[:-1]
+        assert all(abs(p - k / multiplier) <= Fraction(1, 2) for k, p in enumerate(inner))
+    else:
+        assert all(p == k / multiplier for k, p in enumerate(found[:-1]))
+    if multiplier.denominator == 1:
+        assert set(range(frames)) <= set(found)
+
+
+@given(rates, rates, st.integers(2, 200))
+def test_a_clip_lasts_as_long_at_any_rate(source, target, frames):
+    timeline = Timeline(frame_rate=target)
+    times = [i / source for i in range(frames)]
+    found = positions(timeline, frames, times)
+    assert len(found) == timeline.count(frames, source) == Timeline(target / source).count(frames)
+    assert abs(len(found) / target - frames / source) <= max(1 / source, 1 / target)
+
+
+@given(rates, rates, st.integers(0, 10 * HOURS))
+def test_there_is_no_drift_in_ten_hours(source, target, second):
+    """Wherever in a long clip we look, output frame k lies at exactly k / target seconds."""
+    timeline = Timeline(frame_rate=target)
+    first = math.floor(second * source)
+    keys = [(Fraction(i), timeline.place(i, i / source)) for i in range(first, first + 40)]
+    assume(target >= source)
+    number = math.ceil(keys[0][1])
+    for a, b, timesteps in timeline.steps(keys):
+        for t in timesteps:
+            if b > a:
+                assert (a + t * (b - a)) / source == number / target
+                number += 1
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=40), rates)
+def test_variable_frame_rates_are_in_order_too(gaps, target):
+    times = [Fraction(sum(gaps[:i]), 100) for i in range(len(gaps) + 1)]
+    timeline = Timeline(frame_rate=target, tick=Fraction(1, 1000))
+    found = positions(timeline, len(times), times)
+    assert all(a < b for a, b in pairwise(found))
+    assert found[0] == 0
+    assert abs(len(found) / target - times[-1]) <= 2 / target
+
+
+@pytest.mark.parametrize(
+    ("text", "spans"),
+    [
+        ("0-20:2, 21:8, 22-:1", ((0, 20, 2), (21, 21, 8), (22, None, 1))),
+        (" 3 : 4", ((3, 3, 4),)),
+        ("0-:2", ((0, None, 2),)),
+    ],
+)
+def test_schedules_are_read(text, spans):
+    assert parse_multiplier(text) == Schedule(spans)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "two", "0", "-2", "1/0", "0-20:0", "5-3:2", "3:2, 3:4", "0-:2, 5:3", "0:2;1:3"),
+        *(":2", "1:"),
+    ],
+)
+def test_what_is_no_multiplier_is_refused_by_name(text):
+    with pytest.raises(ValueError, match="multiplier|schedule|named once"):
+        parse_multiplier(text)
+
+
+def test_multipliers_may_be_fractions():
+    for text in ("2.5", "5/2", 2.5, Fraction(5, 2)):
+        assert parse_multiplier(text) == Fraction(5, 2)
     with pytest.raises(ValueError, match="multiplier"):
-        timesteps(0)
+        Timeline(Fraction(0))
+    with pytest.raises(ValueError, match="frame rate"):
+        Timeline(frame_rate=Fraction(0))
+
+
+@pytest.mark.parametrize("rate", [24, 30, 48, 60, 120])
+def test_ntsc_rates_are_exact_however_they_are_rounded(rate):
+    exact = Fraction(rate * 1000, 1001)
+    for digits in (2, 3, 4, 6):
+        assert parse_frame_rate(round(float(exact), digits)) == exact
+    assert parse_frame_rate(float(exact)) == exact
+    assert parse_frame_rate(f"{rate}000/1001") == exact
+    assert parse_frame_rate(rate) == parse_frame_rate(float(rate)) == rate
+
+
+@pytest.mark.parametrize("rate", ["12.5", "0.5", "7.5", "8", "59"])
+def test_other_rates_stay_as_they_are(rate):
+    assert parse_frame_rate(rate) == parse_frame_rate(float(rate)) == Fraction(rate)
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "fast", "nan", "inf", "1/0"])
+def test_what_is_no_frame_rate_is_refused(text):
+    with pytest.raises(ValueError, match="frame rate"):
+        parse_frame_rate(text)
+
+
+def steps(multiplier):
+    return [Fraction(k, multiplier) for k in range(1, multiplier)]
 
 
 @pytest.mark.parametrize("power", [1, 2, 3, 4])
 def test_powers_of_two_are_dyadic_already(power):
-    wanted = timesteps(2**power)
+    wanted = steps(2**power)
     assert nearest_dyadic(wanted) == wanted
 
 
 def test_thirds_become_eighths():
-    assert nearest_dyadic(timesteps(3)) == [Fraction(3, 8), Fraction(5, 8)]
+    assert nearest_dyadic(steps(3)) == [Fraction(3, 8), Fraction(5, 8)]
 
 
 @given(st.integers(2, 64))
 def test_dyadic_timesteps_keep_order_symmetry_and_distance(multiplier):
-    wanted = timesteps(multiplier)
+    wanted = steps(multiplier)
     near = nearest_dyadic(wanted)
     assert all(t.denominator & (t.denominator - 1) == 0 for t in near)
     assert near[0] > 0
@@ -37,3 +258,11 @@ def test_dyadic_timesteps_keep_order_symmetry_and_distance(multiplier):
     assert near == sorted(set(near))
     assert near == [1 - t for t in reversed(near)]
     assert max(abs(a - b) for a, b in zip(wanted, near, strict=True)) <= Fraction(1, 8 * multiplier)
+
+
+@given(st.fractions(Fraction(1, 1000), Fraction(999, 1000)), st.integers(1, 8))
+def test_dyadic_timesteps_anywhere_take_few_midpoints(offset, multiplier):
+    wanted = [t for k in range(9) if 0 < (t := (k + offset) / multiplier) < 1]
+    near = nearest_dyadic(wanted)
+    assert near == sorted(set(near))
+    assert all(0 < t < 1 and t.denominator <= 128 for t in near)
