@@ -6,18 +6,31 @@ frames = interpolate(model, frames, multiplier=2)   # (N, H, W, C) in [0, 1]
 """
 
 from .checkpoint import EXTENSIONS, CheckpointError, load_model, save_model
-from .interpolate import Cancelled, Options, interpolate, interpolate_stream
+from .clip import interpolate_file
+from .flow import flow_to_image, motion_to_image, optical_flow
+from .interpolate import interpolate, interpolate_stream
 from .network import Network
+from .options import CUTS, Options
+from .pairs import Cancelled
+from .timeline import Schedule, Timeline, parse_frame_rate
 
 __all__ = [
+    "CUTS",
     "EXTENSIONS",
     "Cancelled",
     "CheckpointError",
     "Network",
     "Options",
+    "Schedule",
+    "Timeline",
+    "flow_to_image",
     "interpolate",
+    "interpolate_file",
     "interpolate_stream",
     "load_model",
+    "motion_to_image",
+    "optical_flow",
+    "parse_frame_rate",
     "save_model",
 ]
 __version__ = "0.1.0"

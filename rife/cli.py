@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -21,10 +21,11 @@ from .checkpoint import (
     describe,
     load_model,
 )
+from .clip import interpolate_file
 from .download import fetch
-from .files import FileError, Reader, atomic_output, refuse_same_file
-from .interpolate import Options, interpolate_stream
-from .video import create_writer, open_reader
+from .files import FileError, refuse_same_file
+from .options import CUTS, Options
+from .timeline import Timeline, parse_frame_rate, parse_multiplier
 from .zoo import DEFAULT, ZOO, on_disk
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -54,54 +55,26 @@ def run_interpolate(args: argparse.Namespace) -> None:
     """IN to OUT, a frame at a time."""
     if not args.input.exists():
         raise FileError(f"{args.input} does not exist; check the path")
-    refuse_same_file(args.input, args.output)
-    options = Options(args.scale, args.ensemble, args.refine, args.tta)
+    refuse_same_file(args.input, args.output)  # known at once, a model takes seconds
     model = load_model(_chosen_model(args.model), args.device, DTYPES.get(args.dtype))
-    options.check(model)
-    with (
-        atomic_output(args.output, args.overwrite) as temporary,
-        open_reader(args.input, args.fps) as reader,
-    ):
-        rate = (reader.info.frame_rate or args.fps) * args.multiplier
-        time_base = reader.info.time_base / args.multiplier
-        with create_writer(
-            temporary, reader, rate,
-            crf=args.crf, codec=args.codec, pixel_format=args.pixel_format, time_base=time_base,
-        ) as writer:  # fmt: skip
-            times = _Times(reader)
-            stream = interpolate_stream(model, times, args.multiplier, options)
-            for position, image in _with_bar(stream, reader, args.multiplier):
-                time, duration = times.at(position, args.multiplier)
-                writer.write(image, time, duration)
+    options = Options(
+        args.scale, args.ensemble, args.refine, args.tta,
+        args.cuts, args.cut_sensitivity, args.duplicates,
+    )  # fmt: skip
+    timeline = Timeline(args.multiplier, args.target_fps, args.loop, args.slow_motion)
+    with tqdm(unit="frame", desc=args.input.name, dynamic_ncols=True) as bar:
+
+        def report(done: int, total: int | None, _: torch.Tensor) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        interpolate_file(
+            model, args.input, args.output, timeline, options,
+            frame_rate=args.fps, start=args.start, duration=args.duration,
+            overwrite=args.overwrite, progress=report,
+            crf=args.crf, codec=args.codec, pixel_format=args.pixel_format,
+        )  # fmt: skip
     print(f"{args.output}")
-
-
-class _Times:
-    """A reader's images, one by one, and when the frames between the last two are shown."""
-
-    def __init__(self, reader: Reader):
-        self.reader = reader
-        self.index = -1
-        self.before = self.now = None
-
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        for frame in self.reader:
-            self.index += 1
-            self.before, self.now = self.now, frame
-            yield frame.image
-
-    def at(self, position: Fraction, multiplier: int) -> tuple[Fraction, Fraction]:
-        """Time and duration, in seconds, of the output frame at `position` in the input."""
-        if position == self.index:
-            return self.now.time, self.now.duration / multiplier
-        step = self.now.time - self.before.time
-        return self.before.time + step * (position - self.index + 1), step / multiplier
-
-
-def _with_bar(stream: Iterator, reader: Reader, multiplier: int) -> Iterator:
-    count = reader.info.frame_count
-    total = (count - 1) * multiplier + 1 if count else None
-    return tqdm(stream, total=total, unit="frame", desc=reader.info.path.name, dynamic_ncols=True)
 
 
 def run_info(args: argparse.Namespace) -> None:
@@ -198,8 +171,42 @@ def _parser() -> argparse.ArgumentParser:
         "without a suffix is a folder of numbered PNG images",
     )  # fmt: skip
     p.add_argument(
-        "-m", "--multiplier", type=_at_least_one, default=2, metavar="N",
-        help="times as many frames a second; default 2",
+        "-m", "--multiplier", type=_read_by(parse_multiplier), default=Fraction(2), metavar="N",
+        help="times as many frames a second: 2 (the default), 2.5, 5/2; or, for each pair of "
+        'frames, a schedule such as "0-20:2, 21:8, 22-:1"',
+    )  # fmt: skip
+    p.add_argument(
+        "--target-fps", type=_read_by(parse_frame_rate), metavar="R",
+        help="frames a second instead, evenly spaced: 60, 23.976, 60000/1001; fewer than IN has "
+        "are picked from it",
+    )  # fmt: skip
+    p.add_argument(
+        "--slow-motion", action="store_true",
+        help="show the frames at the rate of IN: as many times slower, without sound",
+    )  # fmt: skip
+    p.add_argument(
+        "--loop", action="store_true", help="make the frames from the last to the first, too"
+    )
+    p.add_argument(
+        "--cuts", choices=CUTS, default="hold",
+        help="between two shots, hold each frame up to the middle (the default), blend them, or "
+        "ignore the cut and morph",
+    )  # fmt: skip
+    p.add_argument(
+        "--cut-sensitivity", type=float, default=0.5, metavar="S",
+        help="from 0, no cut is seen, to 1; default 0.5",
+    )  # fmt: skip
+    p.add_argument(
+        "--duplicates", action="store_true",
+        help="spread the motion evenly over frames that repeat, as in animation on twos",
+    )  # fmt: skip
+    p.add_argument(
+        "--start", type=_read_by(_seconds), default=Fraction(0), metavar="SECONDS",
+        help="where in a video to begin",
+    )  # fmt: skip
+    p.add_argument(
+        "--duration", type=_read_by(_seconds), metavar="SECONDS",
+        help="how much of it to take; good for trying settings",
     )  # fmt: skip
     p.add_argument(
         "--model",
@@ -210,12 +217,14 @@ def _parser() -> argparse.ArgumentParser:
         "--device", type=_device, help="cpu, cuda, cuda:1, mps ...; default: the best there is"
     )
     p.add_argument("--dtype", choices=DTYPES, help="default: float16 on CUDA, float32 elsewhere")
-    p.add_argument("--scale", type=float, default=1.0, metavar="S", help=EFFECTS["scale"])
+    p.add_argument(
+        "--scale", type=_scale, metavar="S", help=f"{EFFECTS['scale']}; default auto, by the size"
+    )
     p.add_argument("--ensemble", action="store_true", help=f"{EFFECTS['ensemble']} (up to v4.20)")
     p.add_argument("--refine", action="store_true", help=f"{EFFECTS['refine']} (v4.0 and v4.1)")
     p.add_argument("--tta", action="store_true", help=EFFECTS["tta"])
     p.add_argument(
-        "--fps", type=_rate, default=Fraction(24), metavar="R",
+        "--fps", type=_read_by(parse_frame_rate), default=Fraction(24), metavar="R",
         help="frame rate of a folder of images, such as 24 or 24000/1001; default 24",
     )  # fmt: skip
     p.add_argument(
@@ -262,10 +271,30 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _at_least_one(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
-    return int(text)
+def _read_by(parse: Callable[[str], object]) -> Callable[[str], object]:
+    """What argparse asks for: a reader of text whose error is shown to the user."""
+
+    def read(text: str) -> object:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return read
+
+
+def _seconds(text: str) -> Fraction:
+    try:
+        seconds = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        seconds = Fraction(-1)
+    if seconds < 0:
+        raise ValueError(f"{text!r} is no time in seconds; try 10 or 12.5")
+    return seconds
+
+
+def _scale(text: str) -> float | None:
+    return None if text == "auto" else float(text)
 
 
 def _device(text: str) -> torch.device:
@@ -274,13 +303,3 @@ def _device(text: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise argparse.ArgumentTypeError(f"{text!r} can't be used here: {reason}") from error
-
-
-def _rate(text: str) -> Fraction:
-    try:
-        rate = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        rate = Fraction(0)
-    if rate <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no frame rate; try 24 or 24000/1001")
-    return rate

@@ -130,6 +130,20 @@ def test_options_reach_the_network(model, short, tmp_path):
     assert 0 < abs(images[0] - images[1]).mean() < 5
 
 
+def test_any_rate_loop_schedule_and_slow_motion(model, short, tmp_path):
+    def run(*options):
+        out = tmp_path / "out.mp4"
+        rife("interpolate", short, out, "--model", model, "--overwrite", *options)
+        with av.open(str(out)) as container:
+            rate, sound = container.streams.video[0].average_rate, len(container.streams.audio)
+        return rate, len(frames_of(out)), sound
+
+    assert run("--target-fps", 60) == (60, 28, 1)
+    assert run("-m", "2.5", "--duplicates", "--cuts", "ignore") == (Fraction(125, 2), 29, 1)
+    assert run("-m", "0-3:2, 4:3", "--slow-motion") == (25, 18, 0)
+    assert run("--loop", "--start", "0.2", "--duration", "0.12") == (50, 6, 1)
+
+
 def test_the_model_may_come_from_the_environment(model, short, tmp_path):
     env = os.environ | {"RIFE_MODEL": str(model)}
     rife("interpolate", short, tmp_path / "out.mp4", "-m", 1, env=env)
@@ -362,7 +376,17 @@ def test_unknown_settings_are_explained(model, short, tmp_path):
         "interpolate", short, out, "--model", model, "--pixel-format", "rgb48le"
     )
     assert ".mp4" in refused("interpolate", short, tmp_path / "out.xyz", "--model", model)
-    assert "whole number" in rife("interpolate", short, out, "-m", "0", check=2).stderr
+    for options, message in (
+        (["-m", "0"], "'0' is no multiplier"),
+        (["-m", "3-1:2"], "in order"),
+        (["--target-fps", "fast"], "'fast' is no frame rate"),
+        (["--start", "-1"], "'-1' is no time"),
+        (["--cuts", "skip"], "hold"),
+    ):
+        assert message in rife("interpolate", short, out, *options, check=2).stderr
+    assert "cut_sensitivity" in refused(
+        "interpolate", short, out, "--model", model, "--cut-sensitivity", "2"
+    )
     assert (
         "'warp9' can't be used"
         in rife("interpolate", short, out, "--device", "warp9", check=2).stderr

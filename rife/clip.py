@@ -1,0 +1,119 @@
+"""A clip on disk -> a clip on disk: decoded, interpolated and encoded at the same time."""
+
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+from torch import Tensor
+
+from .files import Frame, Reader, atomic_output, refuse_same_file
+from .interpolate import interpolate_stream
+from .network import Network
+from .options import Options
+from .pairs import Cancel
+from .timeline import Schedule, Timeline
+from .video import create_writer, open_reader
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int | None, Tensor], None]
+
+
+def interpolate_file(
+    model: Network,
+    source: str | Path,
+    target: str | Path,
+    timeline: Timeline = Timeline(),  # noqa: B008 (frozen)
+    options: Options = Options(),  # noqa: B008 (frozen)
+    *,
+    frame_rate: Fraction = Fraction(24),
+    start: Fraction = Fraction(0),
+    duration: Fraction | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    cancel: Cancel | None = None,
+    **encoding,
+) -> int:
+    """Interpolate `source` to `target`; holds a few frames at a time, however long the clip.
+
+    source, target: videos, animations or folders of images, see `open_reader` and
+        `create_writer`. `target` appears only when it is whole; an existing one is replaced only
+        with `overwrite`. Sound, colour tags and metadata are kept; slow motion has no sound.
+    frame_rate: of a folder of images. start, duration: seconds; the part of a video to take.
+    progress: called as (done, total or None, frame) with each frame; frame: (H, W, C).
+    encoding: crf, codec and pixel_format, see `VideoWriter`.
+
+    Returns the number of frames written. Raises FileError for what can't be read or written,
+    ValueError for options that `model` lacks.
+    """
+    options.check(model)
+    refuse_same_file(source, target)
+    with (
+        atomic_output(target, overwrite) as temporary,
+        open_reader(source, frame_rate, start, duration) as reader,
+    ):
+        info = reader.info
+        source_rate = info.frame_rate or frame_rate
+        timeline = replace(timeline, tick=info.time_base)
+        times = _Times(reader, timeline, source_rate)
+        rate = timeline.rate(source_rate)
+        if timeline.slow_motion and getattr(reader, "other_streams", ()):
+            log.warning("Slow motion has no sound: it is left out.")
+        with create_writer(
+            temporary, reader, rate,
+            time_base=_time_base(timeline, info.time_base), sound=not timeline.slow_motion,
+            **encoding,
+        ) as writer:  # fmt: skip
+            total = info.frame_count and timeline.count(info.frame_count, source_rate)
+            stream = interpolate_stream(model, times, timeline, options, cancel)
+            count = 0
+            for count, (_, image) in enumerate(stream, 1):  # noqa: B007
+                writer.write(image, *times.at(count - 1))
+                if progress:
+                    progress(count, total, image)
+    return count
+
+
+def _time_base(timeline: Timeline, source: Fraction) -> Fraction | None:
+    """The grid of all times of a clip whose input frames keep theirs; None: that of its rate."""
+    if timeline.slow_motion or timeline.frame_rate is not None:
+        return None
+    if isinstance(timeline.multiplier, Schedule):
+        parts = 1
+        for _, _, multiplier in timeline.multiplier.spans:
+            parts = math.lcm(parts, multiplier)
+    else:
+        parts = timeline.multiplier.numerator
+    return source / parts
+
+
+class _Times:
+    """A reader's frames, one by one, and when the output frames between the latest are shown."""
+
+    def __init__(self, reader: Reader, timeline: Timeline, source_rate: Fraction):
+        self.reader, self.timeline = reader, timeline
+        self.period = None  # seconds, where output frames are evenly spaced
+        if timeline.slow_motion or timeline.frame_rate is not None:
+            self.period = 1 / timeline.rate(source_rate)
+        self.marks: deque[tuple[Fraction, Fraction]] = deque()  # place and time of input frames
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index, frame in enumerate(self.reader):
+            self.marks.append((self.timeline.place(index, frame.time), frame.time))
+            yield frame
+        end = frame.time + frame.duration
+        self.marks.append((self.timeline.place(index + 1, end), end))
+
+    def at(self, k: int) -> tuple[Fraction, Fraction]:
+        """Time and duration, in seconds, of output frame k; k grows from call to call."""
+        if self.period:
+            return k * self.period, self.period
+        while len(self.marks) > 2 and self.marks[1][0] <= k:
+            self.marks.popleft()
+        (place, time), (next_place, next_time) = self.marks[0], self.marks[1]
+        step = (next_time - time) / (next_place - place)
+        return time + (k - place) * step, step

@@ -1,0 +1,51 @@
+"""What a run may ask for, beside which frames it makes: one value for all parts."""
+
+from dataclasses import dataclass
+
+from .network import Network
+
+#: What is done where a cut lies between two frames.
+CUTS = ("hold", "blend", "ignore")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The settings of a run. Each of ensemble, refine and tta costs up to twice the time.
+
+    scale: resolution of the flow estimate: 0.5 for 4K and large motion, 2 for fine detail; None
+        chooses by the frames' size, as upstream advises.
+    ensemble: average both orders of each pair. refine: run v4.0's refine networks too.
+    tta: average with the pass over frames turned by 180 degrees.
+    cuts: between two shots, "hold" shows the earlier frame up to the middle and the later one from
+        there, "blend" fades from one to the other, "ignore" morphs as if there were no cut.
+    cut_sensitivity: from 0, no cut is seen, to 1, where fast motion may pass for one.
+    duplicates: spread the motion evenly over frames that repeat (see `scene.even_out`).
+    """
+
+    scale: float | None = None
+    ensemble: bool = False
+    refine: bool = False
+    tta: bool = False
+    cuts: str = "hold"
+    cut_sensitivity: float = 0.5
+    duplicates: bool = False
+
+    def check(self, model: Network) -> None:
+        """Raise ValueError for what can't be, or what `model` can't do."""
+        if self.scale is not None and not 0.1 <= self.scale <= 8:
+            raise ValueError(f"scale is {self.scale}, but must be from 0.1 to 8 (usually 0.25 - 2)")
+        if self.cuts not in CUTS:
+            raise ValueError(f"cuts is {self.cuts!r}, but must be one of {', '.join(CUTS)}")
+        if not 0 <= self.cut_sensitivity <= 1:
+            raise ValueError(f"cut_sensitivity is {self.cut_sensitivity}, but must be from 0 to 1")
+        for name in ("ensemble", "refine"):
+            if getattr(self, name) and name not in model.options | model.built_in:
+                raise ValueError(f"{model.version} has no {name}: switch it off, or use a model "
+                                 f"that has it")  # fmt: skip
+
+    def scale_for(self, height: int, width: int) -> float:
+        """The scale for frames of this size: 1 up to 1440p, 1/2 up to 4K, 1/4 beyond."""
+        if self.scale is not None:
+            return self.scale
+        pixels = height * width
+        return 1.0 if pixels <= 2560 * 1440 else 0.5 if pixels <= 4096 * 2304 else 0.25

@@ -1,0 +1,212 @@
+"""What lies between two frames: a cut, nothing at all (a repeat), or motion; and where on the time
+axis the frames of a clip with repeats belong. All of it is seen on thumbnails, and nothing looks
+further ahead than the frame it is given.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from functools import lru_cache
+from typing import NamedTuple, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+T = TypeVar("T")
+
+#: The long side of a thumbnail, in pixels.
+SIDE = 160
+
+# Cuts, tuned by benchmarks/cuts.py on clips that its table leaves out.
+GRID = (24, 32)  # rows and columns of what is compared
+WINDOW, STRIDE = 12, 4  # size of the pieces that are looked for, and from one to the next
+REACH = (6, 8)  # how far: a quarter of the picture each way
+FLAT = 0.02  # contrast that counts half, as a part of full scale
+NOISE = 0.01  # contrast that is no more than noise
+DOUBT = 0.1  # textured pieces, as a part of all, that halve the trust in what they say
+COLOUR = 2.0  # weight of the change of colours, which counts up to
+COLOUR_MOST = 0.05  # of full scale
+CALM, KEPT = 0.5, 0.7  # weight of the unrest before, and how much of it lasts from pair to pair
+FLASH, FLASH_ENDS = 3, 0.3  # frames a flash may last; what its end loses at least
+THRESHOLD, SPAN = 0.41, 0.42  # at sensitivity 0.5, and from 0 to 1
+
+# Repeats, see benchmarks/cuts.md.
+BLOCK, SAME = 8, 2.5 / 255  # a block of the thumbnail may differ by as much on average
+STILL = 0.02  # pixels of the thumbnail that the whole picture may move
+
+# Re-timing.
+LONGEST_REPEAT = 4  # frames; what stands longer is a still
+LONGEST_CADENCE = 6  # runs
+
+
+def thumbnail(image: Tensor) -> Tensor:
+    """Shrink a frame, on its own device, to what the functions below compare.
+
+    image: (H, W, C) of any size; C 1 (grey), 3, or 4 (alpha is left out); uint8, or floats in
+        [0, 1].
+    Returns (3, h, w), float32 in [0, 1] on the CPU; the long side is 160 or the image's own.
+    """
+    height, width, channels = image.shape
+    # Two samples each way for a pixel of the thumbnail: reading them all takes ten times as long.
+    step = max(1, max(height, width) // (2 * SIDE))
+    x = image[::step, ::step, : min(3, channels)].permute(2, 0, 1).contiguous().float()
+    shrink = min(1, SIDE / max(height, width))
+    x = F.adaptive_avg_pool2d(x, [max(1, round(side * shrink)) for side in (height, width)])
+    x = x / 255 if image.dtype == torch.uint8 else x.clamp(0, 1)
+    return x.cpu().expand(3, -1, -1)
+
+
+class CutDetector:
+    """Finds cuts in a clip whose pairs of consecutive frames it is shown in order.
+
+    A pair's score is what part of the picture's texture is found nowhere near its place in the
+    other frame, by normalised correlation: brightness and contrast, so fades and most flashes,
+    don't matter, and motion matters only as far as things appear. The smaller of both directions
+    counts, as what appears is found nowhere before, but what was there is found after. Colours that
+    come and go raise the score, and unrest before the pair lowers it.
+
+    sensitivity: 0 finds no cut at all; at 1 fast motion may pass for one; 0.5 errs least.
+    """
+
+    def __init__(self, sensitivity: float = 0.5):
+        if not 0 <= sensitivity <= 1:
+            raise ValueError(f"sensitivity is {sensitivity}, but must be from 0 to 1")
+        self.sensitivity = sensitivity
+        self._unrest = 0.0
+        self._seen: deque[tuple[Tensor, _Look]] = deque(maxlen=FLASH + 2)
+
+    def is_cut(self, before: Tensor, after: Tensor) -> bool:
+        """Whether a new shot begins at `after`. Both are thumbnails of one size."""
+        threshold = THRESHOLD + SPAN * (0.5 - self.sensitivity)
+        return self.score(before, after) > threshold and self.sensitivity > 0
+
+    def score(self, before: Tensor, after: Tensor) -> float:
+        """From 0 or less (the same picture) to 1 (nothing in common); remembers the pair."""
+        one, other = self._look(before), self._look(after)
+        lost = _lost(one, other)
+        if lost > FLASH_ENDS:  # unless what comes after was there before, as when a flash ends
+            lost = min([lost, *(_lost(older, other) for _, older in list(self._seen)[:-2])])
+        change = other.colours - one.colours
+        # A flash makes everything brighter; a cut makes some things darker too.
+        both_ways = min(change.clamp(min=0).mean().item(), (-change).clamp(min=0).mean().item())
+        score = lost - CALM * self._unrest + COLOUR * min(both_ways, COLOUR_MOST)
+        self._unrest = KEPT * self._unrest + (1 - KEPT) * lost
+        return score
+
+    def _look(self, frame: Tensor) -> "_Look":
+        if not (self._seen and self._seen[-1][0] is frame):
+            self._seen.append((frame, _look(frame)))
+        return self._seen[-1][1]
+
+
+class _Look(NamedTuple):
+    """A frame as it is compared: its pieces, (values, positions), each with mean 0 and length 1;
+    their weights, by how much texture they have; and its colours, (3, 6, 8)."""
+
+    pieces: Tensor
+    weights: Tensor
+    colours: Tensor
+
+
+def _look(frame: Tensor) -> _Look:
+    pieces = F.unfold(F.adaptive_avg_pool2d(frame, GRID)[None], WINDOW)[0].unflatten(0, (3, -1))
+    pieces = (pieces - pieces.mean(1, keepdim=True)).flatten(0, 1)
+    energy = pieces.square().mean(0)
+    pieces = pieces / (len(pieces) * (energy + NOISE**2)).sqrt()
+    return _Look(pieces, energy / (energy + FLAT**2), F.adaptive_avg_pool2d(frame, (6, 8)))
+
+
+def _lost(one: _Look, other: _Look) -> float:
+    """What part of the texture is not found in the other frame, from 0 to 1."""
+    return min(_lost_from(one, other), _lost_from(other, one))
+
+
+def _lost_from(one: _Look, other: _Look) -> float:
+    picked, far = _positions()
+    weights = one.weights[picked]
+    likeness = (one.pieces[:, picked].T @ other.pieces).masked_fill(far, 0).amax(1)
+    lost = weights @ (1 - likeness.clamp(0, 1))
+    return (lost / (weights.sum() + DOUBT * len(weights))).item()
+
+
+@lru_cache
+def _positions() -> tuple[Tensor, Tensor]:
+    """Which positions' pieces are looked for, and (piece, position) where not."""
+    rows, columns = (torch.arange(side - WINDOW + 1) for side in GRID)
+    place = torch.cartesian_prod(rows, columns)
+    picked = (place % STRIDE == 0).all(1).nonzero()[:, 0]
+    far = ((place[picked, None] - place).abs() > torch.tensor(REACH)).any(2)
+    return picked, far
+
+
+def is_duplicate(a: Tensor, b: Tensor) -> bool:
+    """Whether two thumbnails, of one size, show the same picture but for compression.
+
+    No block may differ by more than compression does, and the whole may not have moved (after
+    Lucas and Kanade, 1981): slow pans differ less than compression, but all in one direction.
+    """
+    change = b - a
+    block = [min(BLOCK, side) for side in a.shape[1:]]
+    difference = F.avg_pool2d(
+        change.abs().mean(0, keepdim=True), block, [-(-n // 2) for n in block]
+    )
+    if difference.max() > SAME:
+        return False
+    if min(a.shape[1:]) < 3:
+        return True
+    grey, change = (a + b).mean(0) / 2, change.mean(0)[1:-1, 1:-1]
+    dx = (grey[1:-1, 2:] - grey[1:-1, :-2]) / 2
+    dy = (grey[2:, 1:-1] - grey[:-2, 1:-1]) / 2
+    slopes = torch.stack((dx.flatten(), dy.flatten()))
+    scatter = slopes @ slopes.T / dx.numel() + 1e-4 * torch.eye(2)
+    motion = torch.linalg.solve(scatter, slopes @ change.flatten() / dx.numel())
+    return motion.norm().item() < STILL
+
+
+def even_out(frames: Iterable[tuple[T, Fraction, bool]]) -> Iterator[tuple[T, Fraction]]:
+    """Where the distinct frames of one shot belong, so that motion between them is even.
+
+    frames: (frame, its place, whether it repeats the frame before), at increasing places.
+    Yields key frames as (frame, place), at increasing places: motion runs from each to the next.
+
+    - The first and the last frame are keys at their own places.
+    - Up to LONGEST_REPEAT equal frames are one key, at the place of the first of them.
+    - More are a still: its first and its last frame are keys.
+    - Once a cadence (uneven runs of equal frames, as of 24 frames a second in 30 or in 60) has been
+      seen twice in a row, keys come evenly, as long as it lasts. A key lies at its frame's own
+      place or later, but always before the next frame's own place.
+
+    Holds one frame, and yields a key when the frame after it arrives.
+    """
+    runs: deque[tuple[Fraction, int]] = deque(maxlen=2 * LONGEST_CADENCE)  # start, length
+    previous: tuple[T, Fraction] | None = None
+    start = key = wanted = Fraction(0)
+    length = 0
+    for frame, place, repeats in frames:
+        if previous and length == 1:
+            key = wanted if wanted < place else start
+            yield previous[0], key
+        if previous and repeats:
+            length += 1
+        else:
+            if length > LONGEST_REPEAT:
+                yield previous
+                runs.clear()
+            elif previous:
+                runs.append((start, length))
+            start, length = place, 1
+            wanted = max(place, key + _step(runs, place)) if previous else place
+        previous = frame, place
+    if previous:
+        yield previous
+
+
+def _step(runs: Iterable[tuple[Fraction, int]], end: Fraction) -> Fraction:
+    """The time from key to key if the runs up to `end` have a cadence, else 0."""
+    starts, lengths = zip(*runs, strict=True) if runs else ((), ())
+    for period in range(len(lengths) // 2, 1, -1):
+        cycle = lengths[-period:]
+        if cycle == lengths[-2 * period : -period] and len(set(cycle)) > 1:
+            return (end - starts[-period]) / period
+    return Fraction(0)

@@ -1,0 +1,169 @@
+"""Clips on disk to clips on disk: rates, times, sound and length."""
+
+import os
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import pytest
+import torch
+
+from rife import Options, Schedule, Timeline, interpolate_file, load_model
+from rife.files import FileError
+from rife.video import open_reader
+
+from .test_video import make
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def model(weights):
+    return load_model(weights("v4.0"), "cpu")
+
+
+def times(path):
+    with open_reader(path) as reader:
+        return [frame.time for frame in reader]
+
+
+def sound(path):
+    """The sound's packets, and when it starts and ends, in seconds."""
+    with av.open(str(path)) as container:
+        packets = [p for p in container.demux(audio=0) if p.size]
+        starts = [p.pts * p.time_base for p in packets]
+        return [bytes(p) for p in packets], min(starts), starts[-1]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("24", "60"),
+        ("8", "24"),
+        ("16", "60"),
+        ("24000/1001", "60000/1001"),
+        ("60", "24"),
+        ("30", "25"),
+    ],
+)
+def test_any_rate_becomes_any_other_in_sync(model, tmp_path, source, target, suffix):
+    clip, out = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
+    rate, source = Fraction(target), Fraction(source)
+    count = round(2 * source)
+    make(clip, count=count, rate=source, audio="aac", size=(64, 32))
+    written = interpolate_file(model, clip, out, Timeline(frame_rate=rate))
+    found = times(out)
+    assert written == len(found) == Timeline(rate / source).count(count)
+    rounding = 0 if suffix == ".mp4" else Fraction(1, 1000)
+    assert all(abs(t - k / rate) <= rounding for k, t in enumerate(found))
+    assert abs(len(found) / rate - count / source) <= max(1 / source, 1 / rate)
+    assert sound(out) == sound(clip)
+
+
+def test_originals_stay_in_the_places_that_rounded_times_give_them(model, tmp_path):
+    """Matroska's milliseconds don't make frame 2 of 24 a second other than frame 5 of 60."""
+    clip, out = tmp_path / "in.mkv", tmp_path / "out"
+    make(clip, count=13, rate=24, codec="ffv1", options={}, pixel_format="bgr0")
+    interpolate_file(model, clip, out, Timeline(frame_rate=Fraction(60)))
+    with open_reader(clip) as ours, open_reader(out) as theirs:
+        originals, frames = [f.image for f in ours], [f.image for f in theirs]
+    assert len(frames) == 31
+    assert all(torch.equal(a, b) for a, b in zip(frames[::5], originals[::2], strict=True))
+
+
+def test_uneven_times_are_kept_by_a_multiplier_and_evened_by_a_rate(model, tmp_path):
+    clip, out = tmp_path / "in.mp4", tmp_path / "out.mp4"
+    uneven = [Fraction(t, 100) for t in (0, 4, 10, 12, 20)]
+    make(clip, times=uneven, rate=25)
+    interpolate_file(model, clip, out, Timeline(Fraction(2)))
+    between = [(a + b) / 2 for a, b in zip(uneven, uneven[1:], strict=False)]
+    assert times(out) == sorted(uneven + between)
+    interpolate_file(model, clip, out, Timeline(frame_rate=Fraction(50)), overwrite=True)
+    assert times(out) == [Fraction(k, 50) for k in range(11)]
+
+
+def test_slow_motion_is_as_many_times_longer_and_silent(model, tmp_path):
+    clip, out = tmp_path / "in.mp4", tmp_path / "out.mp4"
+    make(clip, count=5, rate=25, audio="aac")
+    interpolate_file(model, clip, out, Timeline(Fraction(4), slow_motion=True))
+    assert times(out) == [Fraction(k, 25) for k in range(17)]
+    with av.open(str(out)) as container:
+        assert not container.streams.audio
+        assert container.streams.video[0].average_rate == 25
+
+
+def test_a_schedule_divides_each_pair_in_its_own_time(model, tmp_path):
+    clip, out = tmp_path / "in.mp4", tmp_path / "out.mp4"
+    make(clip, count=4, rate=25)
+    interpolate_file(model, clip, out, Timeline(Schedule.parse("1:4, 2:3")))
+    expected = [0, 1, 1.25, 1.5, 1.75, 2, 2 + Fraction(1, 3), 2 + Fraction(2, 3), 3]
+    assert times(out) == [Fraction(t) / 25 for t in expected]
+    interpolate_file(
+        model, clip, out, Timeline(Schedule.parse("1:4"), slow_motion=True), overwrite=True
+    )
+    assert times(out) == [Fraction(k, 25) for k in range(7)]
+
+
+def test_a_loop_lasts_a_frame_longer_than_without(model, tmp_path):
+    clip, out = tmp_path / "in.mp4", tmp_path / "out.gif"
+    make(clip, count=4, rate=25)
+    assert interpolate_file(model, clip, out, Timeline(Fraction(2), loop=True)) == 8
+    assert times(out) == [Fraction(2 * k, 100) for k in range(8)]
+
+
+def test_a_part_of_a_clip(model, tmp_path):
+    clip, out = tmp_path / "in.mp4", tmp_path / "out.mp4"
+    make(clip, count=50, rate=25, audio="aac")
+    window = {"start": Fraction(1), "duration": Fraction(1, 2)}
+    assert interpolate_file(model, clip, out, **window) == 2 * 13 - 1
+    assert times(out) == [Fraction(k, 50) for k in range(25)]
+
+
+def test_options_that_the_model_lacks_are_refused_before_anything_is_written(weights, tmp_path):
+    clip, out = tmp_path / "in.mp4", tmp_path / "out.mp4"
+    make(clip, count=3)
+    v38 = load_model(weights("v3.8"), "cpu")
+    with pytest.raises(ValueError, match="refine"):
+        interpolate_file(v38, clip, out, options=Options(refine=True))
+    with pytest.raises(FileError, match="input itself"):
+        interpolate_file(v38, clip, clip, overwrite=True)
+    assert list(tmp_path.iterdir()) == [clip]
+
+
+def test_progress_and_cancel_are_told_of_every_frame(model, tmp_path):
+    clip, out = tmp_path / "in.mp4", tmp_path / "out.mp4"
+    make(clip, count=4)
+    calls = []
+
+    def report(done, total, frame):
+        calls.append((done, total, tuple(frame.shape)))
+
+    interpolate_file(model, clip, out, progress=report)
+    assert calls == [(k, 7, (48, 64, 3)) for k in range(1, 8)]
+
+    class Interrupt(Exception):
+        pass
+
+    def interrupt():
+        if len(calls) > 9:
+            raise Interrupt
+
+    before = out.read_bytes()
+    with pytest.raises(Interrupt):
+        interpolate_file(model, clip, out, overwrite=True, progress=report, cancel=interrupt)
+    assert out.read_bytes() == before
+    assert sorted(tmp_path.iterdir()) == [clip, out]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="forks")
+def test_a_run_may_end_at_any_moment_and_leaves_nothing_half(weights):
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.random_ends", weights("v4.0.safetensors"), "100"],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "kill: ended early" in done.stdout
