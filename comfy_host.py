@@ -5,9 +5,13 @@ Serves every ComfyUI from 0.3.64 on; what a newer one has is looked up here, nev
 
 import inspect
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ import torch
 from comfy import model_management
 from comfy.cli_args import args
 from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import InputImpl
 from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -144,12 +149,11 @@ def load_model(name: str, precision: str) -> ModelPatcher:
 
 
 @contextmanager
-def running(model: ModelPatcher, images: Tensor) -> Iterator[nn.Module]:
-    """The network on its device, with memory for one pair of images (N, H, W, C) beside it."""
+def running(model: ModelPatcher, height: int, width: int, channels: int = 3) -> Iterator[nn.Module]:
+    """The network on its device, with memory for one pair of such images beside it."""
     network = model.model.network
-    model_management.load_models_gpu(
-        [model], memory_required=network.memory_needed(*images.shape[1:]), force_full_load=True
-    )
+    needed = network.memory_needed(height, width, channels)
+    model_management.load_models_gpu([model], memory_required=needed, force_full_load=True)
     # Short of memory (--novram) ComfyUI leaves behind all layers that aren't its own.
     network.to(model.load_device)
     try:
@@ -163,6 +167,57 @@ def empty_images(like: Tensor, frames: int) -> Tensor:
     dtype = getattr(model_management, "intermediate_dtype", lambda: like.dtype)()
     device = model_management.intermediate_device()
     return torch.empty((frames, *like.shape[1:]), dtype=dtype, device=device)
+
+
+def in_memory(video: Any) -> Any:
+    """The frames and the sound of a video that is no file yet."""
+    if isinstance(video, InputImpl.VideoFromComponents):
+        return video.get_components()
+    return None
+
+
+@contextmanager
+def as_file(video: Any) -> Iterator[tuple[Path, Fraction, Fraction | None]]:
+    """The file behind a video, and where its part of it starts and how long that is, in seconds."""
+    source = video.get_stream_source()
+    start, duration = getattr(video, "get_active_trim_window", lambda: (0, 0))()
+    window = Fraction(start), Fraction(duration) or None
+    if not isinstance(source, BytesIO):
+        yield Path(source), *window
+        return
+    path = temporary_file(".video")
+    try:
+        path.write_bytes(source.getbuffer())
+        yield path, *window
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def video_from_file(path: Path) -> Any:
+    """A VIDEO of a file."""
+    return InputImpl.VideoFromFile(str(path))
+
+
+def video_from_parts(like: Any, images: Tensor, frame_rate: Fraction, sound: bool) -> Any:
+    """A VIDEO of these images, else as the one in memory that is given."""
+    parts = like.get_components()
+    parts = replace(
+        parts, images=images, frame_rate=frame_rate, audio=parts.audio if sound else None
+    )
+    depth = known(InputImpl.VideoFromComponents, bit_depth=bit_depth(like))
+    return InputImpl.VideoFromComponents(parts, **depth)
+
+
+def bit_depth(video: Any) -> int:
+    """Bits of each channel; older ComfyUIs know 8 only."""
+    return getattr(video, "get_bit_depth", lambda: 8)()
+
+
+def temporary_file(suffix: str) -> Path:
+    """A new name in the folder that ComfyUI empties when it starts."""
+    folder = Path(folder_paths.get_temp_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"rife_{secrets.token_hex(6)}{suffix}"
 
 
 def stop_if_interrupted() -> None:

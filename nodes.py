@@ -4,7 +4,10 @@ What ComfyUI's machinery asks for is in `comfy_host`, what frames need is in `ri
 saved with widget values by position: append inputs, never reorder them.
 """
 
-from comfy_api.latest import ComfyExtension, io
+from fractions import Fraction
+from typing import Any
+
+from comfy_api.latest import ComfyExtension, Types, io
 from torch import Tensor
 
 from . import comfy_host as host
@@ -12,6 +15,7 @@ from . import rife
 from .rife.zoo import DEFAULT
 
 RIFEModel = io.Custom("RIFE_MODEL")
+RIFEFlow = io.Custom("RIFE_FLOW")
 CATEGORY = "video/RIFE"
 
 
@@ -67,6 +71,110 @@ class LoadRIFEModel(io.ComfyNode):
         return io.NodeOutput(host.load_model(model_name, precision))
 
 
+def _multiplier_input() -> io.Int.Input:
+    return io.Int.Input(
+        "multiplier",
+        default=2,
+        min=1,
+        max=64,
+        tooltip="How many frames each pair becomes: n frames in, (n - 1) * multiplier + 1 out.",
+    )
+
+
+def _target_fps_input() -> io.Float.Input:
+    return io.Float.Input(
+        "target_fps",
+        default=0.0,
+        min=0.0,
+        max=1000.0,
+        step=0.001,
+        optional=True,
+        tooltip="Frames per second to end with, such as 60, whatever the rate now; takes the "
+        "multiplier's place. 0: use the multiplier. 23.976, 29.97 and 59.94 mean NTSC's exact "
+        "rates. Below the rate now, frames are picked, none is made.",
+    )
+
+
+def _settings() -> list[io.Input]:
+    """The inputs that `_options` reads, and `loop`."""
+    advanced = host.known(io.Boolean.Input, advanced=True)
+    return [
+        io.Combo.Input(
+            "cuts",
+            options=list(rife.CUTS),
+            default="hold",
+            optional=True,
+            tooltip="Where one shot ends and another begins: hold shows each shot's frame up to "
+            "the cut, blend fades, ignore morphs one shot into the other.",
+        ),
+        io.Float.Input(
+            "cut_sensitivity",
+            default=0.5,
+            min=0.0,
+            max=1.0,
+            step=0.05,
+            optional=True,
+            tooltip="More finds more cuts, but may take fast motion for one, which then stutters; "
+            "less may miss cuts, which then morph.",
+            **advanced,
+        ),
+        io.Boolean.Input(
+            "duplicates",
+            default=False,
+            optional=True,
+            tooltip="Spread the motion evenly over frames that repeat: for animation on twos or "
+            "threes, 24 fps in 30, and generators that stall.",
+        ),
+        io.Boolean.Input(
+            "loop",
+            default=False,
+            optional=True,
+            tooltip="Make the frames from the last to the first, too, for a clip that repeats.",
+        ),
+        io.Boolean.Input(
+            "ensemble",
+            default=False,
+            optional=True,
+            tooltip="Average both orders of each pair: a little better, up to twice the time. "
+            "Models up to v4.20 and v4.24.",
+            **advanced,
+        ),
+        io.Boolean.Input(
+            "refine",
+            default=False,
+            optional=True,
+            tooltip="Sharper detail from the refine networks of v4.0 and v4.1 files.",
+            **advanced,
+        ),
+        io.Boolean.Input(
+            "tta",
+            default=False,
+            optional=True,
+            tooltip="Average with the result of frames turned upside down: a little better, twice "
+            "the time.",
+            **advanced,
+        ),
+        _flow_scale_input(),
+    ]
+
+
+def _flow_scale_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "flow_scale",
+        options=["auto", "0.25", "0.5", "1", "2"],
+        default="auto",
+        optional=True,
+        tooltip="Resolution at which motion is estimated: less for large motion and large "
+        "frames, 2 for fine detail. auto: 1 up to 1440p, 0.5 up to 4K, 0.25 beyond.",
+        **host.known(io.Combo.Input, advanced=True),
+    )
+
+
+def _options(flow_scale: str = "auto", **settings: Any) -> dict[str, Any]:
+    """What `rife.Options` takes, of the values of `_settings`."""
+    return {"scale": None if flow_scale == "auto" else float(flow_scale), **settings}
+
+
 class RIFEFrameInterpolate(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -79,17 +187,30 @@ class RIFEFrameInterpolate(io.ComfyNode):
             inputs=[
                 RIFEModel.Input("model", tooltip="The model, from Load RIFE Model."),
                 io.Image.Input("images", tooltip="The frames, in order."),
-                io.Int.Input(
-                    "multiplier",
-                    default=2,
-                    min=1,
-                    max=64,
-                    tooltip="How many frames each pair becomes: n frames in, "
-                    "(n - 1) * multiplier + 1 out. To keep the speed, multiply the frame rate "
-                    "by it; to slow down, keep the frame rate.",
+                _multiplier_input(),
+                io.Float.Input(
+                    "source_fps",
+                    default=8.0,
+                    min=0.001,
+                    max=1000.0,
+                    step=0.001,
+                    optional=True,
+                    tooltip="Frames per second of the images: CogVideoX makes 8 (1.5: 16), Wan 16, "
+                    "or connect the fps of Get Video Components. It decides the fps output, and "
+                    "how many frames target_fps makes.",
                 ),
+                _target_fps_input(),
+                *_settings(),
             ],
-            outputs=[io.Image.Output(display_name="images")],
+            outputs=[
+                io.Image.Output(display_name="images"),
+                io.Float.Output(
+                    display_name="fps",
+                    tooltip="For Create Video or Video Combine: keeps the speed. For slow motion, "
+                    "use a lower one there.",
+                ),
+                io.Int.Output(display_name="frame_count"),
+            ],
             **host.known(
                 io.Schema,
                 search_aliases=[
@@ -105,24 +226,240 @@ class RIFEFrameInterpolate(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: host.ModelPatcher, images: Tensor, multiplier: int) -> io.NodeOutput:
-        frames = max(0, len(images) - 1) * multiplier + 1
+    def execute(
+        cls,
+        model: host.ModelPatcher,
+        images: Tensor,
+        multiplier: int,
+        source_fps: float = 8.0,
+        target_fps: float = 0.0,
+        loop: bool = False,
+        **settings: Any,
+    ) -> io.NodeOutput:
+        source = rife.parse_frame_rate(source_fps)
+        times = rife.parse_frame_rate(target_fps) / source if target_fps else Fraction(multiplier)
+        result = _interpolate(model, images, times, loop, _options(**settings))
+        return io.NodeOutput(result, float(source * times), len(result))
+
+
+def _interpolate(
+    model: host.ModelPatcher,
+    images: Tensor,
+    multiplier: Fraction,
+    loop: bool,
+    options: dict[str, Any],
+) -> Tensor:
+    frames = rife.Timeline(multiplier, loop=loop).count(len(images))
+    progress = host.progress(desc="RIFE", unit="frame")
+    with host.running(model, *images.shape[1:]) as network, progress as report:
+        return rife.interpolate(
+            network,
+            images,
+            multiplier,
+            loop=loop,
+            progress=report,
+            cancel=host.stop_if_interrupted,
+            out=host.empty_images(images, frames),
+            **options,
+        )
+
+
+class RIFEVideoInterpolate(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="RIFEVideoInterpolate",
+            display_name="RIFE Video Interpolate",
+            category=CATEGORY,
+            description="Makes a video smoother or slower, from file to file: its frames are never "
+            "in memory all at once, however long it is. Sound and metadata are kept.",
+            inputs=[
+                RIFEModel.Input("model", tooltip="The model, from Load RIFE Model."),
+                io.Video.Input("video", tooltip="The video, from Load Video or Create Video."),
+                _multiplier_input(),
+                _target_fps_input(),
+                io.Boolean.Input(
+                    "slow_motion",
+                    default=False,
+                    optional=True,
+                    tooltip="Show the frames at the video's own rate: as many times slower, "
+                    "without sound.",
+                ),
+                *_settings(),
+                io.Combo.Input(
+                    "format",
+                    options=Types.VideoContainer,
+                    default="auto",
+                    optional=True,
+                    tooltip="The kind of file, as in Save Video, which then copies it as it is.",
+                    **host.known(io.Combo.Input, advanced=True),
+                ),
+                io.Combo.Input(
+                    "codec",
+                    options=Types.VideoCodec,
+                    default="auto",
+                    optional=True,
+                    tooltip="The encoder, as in Save Video.",
+                    **host.known(io.Combo.Input, advanced=True),
+                ),
+                io.Int.Input(
+                    "crf",
+                    default=18,
+                    min=0,
+                    max=51,
+                    optional=True,
+                    tooltip="Quality of the encoding, from 0 (lossless) to 51 (tiny).",
+                    **host.known(io.Int.Input, advanced=True),
+                ),
+            ],
+            outputs=[io.Video.Output(display_name="video")],
+            **host.known(
+                io.Schema,
+                search_aliases=[
+                    "rife",
+                    "video interpolation",
+                    "slow motion",
+                    "smooth video",
+                    "fps",
+                ],
+            ),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: host.ModelPatcher,
+        video: Any,
+        multiplier: int,
+        target_fps: float = 0.0,
+        slow_motion: bool = False,
+        loop: bool = False,
+        format: str = "auto",
+        codec: str = "auto",
+        crf: int = 18,
+        **settings: Any,
+    ) -> io.NodeOutput:
+        rate = rife.parse_frame_rate(target_fps) if target_fps else None
+        timeline = rife.Timeline(Fraction(multiplier), rate, loop, slow_motion)
+        options = _options(**settings)
+        if parts := host.in_memory(video):
+            source = Fraction(parts.frame_rate)
+            times = rate / source if rate else Fraction(multiplier)
+            images = _interpolate(model, parts.images, times, loop, options)
+            result = host.video_from_parts(
+                video, images, timeline.rate(source), sound=not slow_motion
+            )
+            return io.NodeOutput(result)
+
+        target = host.temporary_file(f".{Types.VideoContainer.get_extension(format)}")
+        width, height = video.get_dimensions()
         progress = host.progress(desc="RIFE", unit="frame")
-        with host.running(model, images) as network, progress as report:
-            result = rife.interpolate(
+        with (
+            host.as_file(video) as (path, start, duration),
+            host.running(model, height, width) as network,
+            progress as report,
+        ):
+            rife.interpolate_file(
                 network,
-                images,
-                multiplier,
+                path,
+                target,
+                timeline,
+                rife.Options(**options),
+                start=start,
+                duration=duration,
                 progress=report,
                 cancel=host.stop_if_interrupted,
-                out=host.empty_images(images, frames),
+                crf=crf,
+                codec=None if codec in ("auto", "h264") else codec,
+                pixel_format="yuv420p10le" if host.bit_depth(video) > 8 else None,
             )
-        return io.NodeOutput(result)
+        return io.NodeOutput(host.video_from_file(target))
+
+
+class RIFEOpticalFlow(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="RIFEOpticalFlow",
+            display_name="RIFE Optical Flow",
+            category=CATEGORY,
+            description="Shows the motion that the model finds between each two frames, and which "
+            "of the two it trusts: why a new frame looks as it does.",
+            inputs=[
+                RIFEModel.Input("model", tooltip="The model, from Load RIFE Model."),
+                io.Image.Input(
+                    "images", tooltip="The frames, in order; n frames make n - 1 pairs."
+                ),
+                io.Float.Input(
+                    "timestep",
+                    default=0.5,
+                    min=0.01,
+                    max=0.99,
+                    step=0.01,
+                    optional=True,
+                    tooltip="The moment between the two frames for which the motion is estimated. "
+                    "Models up to v3.9 know the middle only.",
+                ),
+                io.Float.Input(
+                    "largest_motion",
+                    default=0.0,
+                    min=0.0,
+                    max=10000.0,
+                    step=1.0,
+                    optional=True,
+                    tooltip="Pixels of motion between two frames that get the full colour. 0: the "
+                    "largest in the clip.",
+                ),
+                _flow_scale_input(),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="flow_image",
+                    tooltip="The motion from the first to the second frame of each pair on the "
+                    "standard colour wheel: hue is direction, right red, down yellow, left cyan, "
+                    "up purple; paler is slower.",
+                ),
+                io.Mask.Output(
+                    display_name="mask",
+                    tooltip="White where the new frame is taken from the first frame, black where "
+                    "from the second.",
+                ),
+                RIFEFlow.Output(
+                    display_name="flow",
+                    tooltip="(n - 1, height, width, 4) in pixels: where each pixel of the new "
+                    "frame lies in the first frame (x, y) and in the second (x, y).",
+                ),
+            ],
+            **host.known(
+                io.Schema, search_aliases=["rife", "optical flow", "motion vectors", "flow map"]
+            ),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: host.ModelPatcher,
+        images: Tensor,
+        timestep: float = 0.5,
+        largest_motion: float = 0.0,
+        flow_scale: str = "auto",
+    ) -> io.NodeOutput:
+        progress = host.progress(desc="RIFE flow", unit="pair")
+        with host.running(model, *images.shape[1:]) as network, progress as report:
+            flow, mask = rife.optical_flow(
+                network,
+                images,
+                timestep,
+                progress=report,
+                cancel=host.stop_if_interrupted,
+                **_options(flow_scale),
+            )
+        return io.NodeOutput(rife.motion_to_image(flow, largest_motion or None), mask, flow)
 
 
 class RIFEExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [LoadRIFEModel, RIFEFrameInterpolate]
+        return [LoadRIFEModel, RIFEFrameInterpolate, RIFEVideoInterpolate, RIFEOpticalFlow]
 
 
 async def comfy_entrypoint() -> RIFEExtension:

@@ -30,6 +30,9 @@ from .test_download import Server, serving  # noqa: E402
 PACK = Path(__file__).parents[1]
 #: Published without a size or a hash on record, so that a server here can offer it.
 UNPINNED = "flownet_cogvideo.pkl"
+SETTINGS = (
+    "cuts", "cut_sensitivity", "duplicates", "loop", "ensemble", "refine", "tta", "flow_scale"
+)  # fmt: skip
 
 
 def load_pack() -> ModuleType:
@@ -96,8 +99,8 @@ def reported() -> Iterator[list[tuple[int, int, object]]]:
     comfy.utils.set_progress_bar_global_hook(None)
 
 
-def interpolate(pack: SimpleNamespace, *inputs: object) -> torch.Tensor:
-    return pack.nodes["RIFEFrameInterpolate"].execute(*inputs).result[0]
+def interpolate(pack: SimpleNamespace, *inputs: object, **settings: object) -> torch.Tensor:
+    return pack.nodes["RIFEFrameInterpolate"].execute(*inputs, **settings).result[0]
 
 
 def load(pack: SimpleNamespace, name: str, precision: str = "auto") -> object:
@@ -124,7 +127,14 @@ def test_ids_and_inputs_are_those_saved_in_workflows(pack: SimpleNamespace) -> N
     }
     assert inputs == {
         "LoadRIFEModel": ["model_name", "precision"],
-        "RIFEFrameInterpolate": ["model", "images", "multiplier"],
+        "RIFEFrameInterpolate": [
+            *("model", "images", "multiplier", "source_fps", "target_fps", *SETTINGS)
+        ],
+        "RIFEVideoInterpolate": [
+            *("model", "video", "multiplier", "target_fps", "slow_motion", *SETTINGS),
+            *("format", "codec", "crf"),
+        ],
+        "RIFEOpticalFlow": ["model", "images", "timestep", "largest_motion", "flow_scale"],
     }
 
 
@@ -187,7 +197,69 @@ def test_the_result_has_the_dtype_that_comfyui_passes_between_nodes(
     assert interpolate(pack, model, frames, 2).dtype == torch.float32
 
 
-def test_progress_counts_the_new_frames_and_previews_a_few(
+def test_the_defaults_are_those_of_the_library(pack: SimpleNamespace) -> None:
+    """An input that is left out, and one that is untouched, give what the library would do."""
+    for name in ("RIFEFrameInterpolate", "RIFEVideoInterpolate"):
+        inputs = {entry.id: entry for entry in pack.nodes[name].define_schema().inputs}
+        assert all(entry.optional for key, entry in inputs.items() if key in SETTINGS)
+        values = {key: inputs[key].default for key in SETTINGS if key != "loop"}
+        module = sys.modules[pack.nodes[name].__module__]
+        assert module.rife.Options(**module._options(**values)) == module.rife.Options()
+        assert inputs["loop"].default is False
+
+
+def test_the_rate_and_the_count_come_out_for_the_nodes_after(
+    pack: SimpleNamespace, model: object, frames: torch.Tensor
+) -> None:
+    def run(*inputs: object, **settings: object) -> tuple:
+        images, fps, count = (
+            pack.nodes["RIFEFrameInterpolate"].execute(model, frames, *inputs, **settings).result
+        )
+        assert len(images) == count
+        return fps, count
+
+    assert run(2) == (16.0, 7)
+    assert run(3, 24.0) == (72.0, 10)
+    assert run(2, 24.0, 60.0) == (60.0, 9)
+    assert run(2, 23.976, 59.94) == (60000 / 1001, 9)
+    assert run(2, 60.0, 24.0) == (24.0, 2)
+    assert run(2, loop=True) == (16.0, 8)
+
+
+def test_settings_reach_the_network(
+    pack: SimpleNamespace, model: object, frames: torch.Tensor
+) -> None:
+    plain = interpolate(pack, model, frames, 2)
+    for settings in (
+        {"flow_scale": "0.5"}, {"ensemble": True}, {"refine": True}, {"tta": True}
+    ):  # fmt: skip
+        other = interpolate(pack, model, frames, 2, **settings)
+        assert not torch.equal(other, plain), settings
+        assert (other - plain).abs().mean() < 0.02, settings
+    cut = torch.cat((frames[:1], 1 - frames[:1].flip(1)))
+    assert torch.equal(interpolate(pack, model, cut, 2)[1], cut[1])
+    assert not torch.equal(interpolate(pack, model, cut, 2, cuts="ignore")[1], cut[1])
+
+
+def test_the_flow_shows_where_things_go_and_the_mask_whom_to_trust(
+    pack: SimpleNamespace, model: object, frames: torch.Tensor
+) -> None:
+    picture, mask, flow = pack.nodes["RIFEOpticalFlow"].execute(model, frames).result
+    assert picture.shape == (3, 64, 92, 3)
+    assert mask.shape == (3, 64, 92)
+    assert flow.shape == (3, 64, 92, 4)
+    assert 0 <= mask.min() <= mask.max() <= 1
+    middle = flow[:, 16:-16, 16:-16].mean((0, 1, 2))
+    assert middle.sub(torch.tensor([-1.5, 0.0, 1.5, 0.0])).abs().max() < 0.5
+    red, green, blue = picture[:, 16:-16, 16:-16].mean((0, 1, 2))
+    assert red > green > 0 and red > blue > 0  # to the right
+    paler, _, _ = pack.nodes["RIFEOpticalFlow"].execute(model, frames, largest_motion=30.0).result
+    assert paler.mean() > picture.mean()
+    with pytest.raises(ValueError, match="two frames"):
+        pack.nodes["RIFEOpticalFlow"].execute(model, frames[:1])
+
+
+def test_progress_counts_the_frames_and_previews_a_few(
     pack: SimpleNamespace,
     model: object,
     frames: torch.Tensor,
@@ -197,7 +269,7 @@ def test_progress_counts_the_new_frames_and_previews_a_few(
     monkeypatch.setattr(pack.host, "SECONDS_BETWEEN_PREVIEWS", 1e9)
     interpolate(pack, model, frames, 5)
     assert [value for value, _, _ in reported] == sorted(value for value, _, _ in reported)
-    assert reported[-1][:2] == (12, 12)
+    assert reported[-1][:2] == (16, 16)
     ((kind, image, _),) = [preview for _, _, preview in reported if preview]
     assert (kind, image.mode, image.size) == ("JPEG", "RGB", (92, 64))
 
@@ -226,7 +298,7 @@ def test_an_interrupt_stops_the_run_and_the_next_run_is_whole(
             interpolate(pack, model, frames, 4)
     finally:
         comfy.utils.set_progress_bar_global_hook(None)
-    assert seen == [1]
+    assert seen == [1]  # the first frame, which is an original
     assert len(interpolate(pack, model, frames, 4)) == 13
 
 

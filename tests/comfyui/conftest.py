@@ -209,3 +209,28 @@ def clip(comfy: ComfyUI, clips: Callable[[str], Path]) -> str:
             target.mux(stream.encode(scaled))
         target.mux(stream.encode(None))
     return path.name
+
+
+@pytest.fixture(scope="session")
+def talking(comfy: ComfyUI, clips: Callable[[str], Path]) -> str:
+    """The first second of a real clip with its sound, made small: 25 frames at 25 fps."""
+    path = comfy.base / "input" / "talking.mp4"
+    with av.open(str(clips("bigbuckbunny"))) as source, av.open(str(path), "w") as target:
+        video = target.add_stream("libx264", rate=25, options={"crf": "12"})
+        video.width, video.height, video.pix_fmt = 192, 112, "yuv420p"
+        sound = target.add_stream_from_template(source.streams.audio[0])
+        index = 0
+        for packet in source.demux(video=0, audio=0):
+            if packet.stream.type == "audio":
+                if packet.size and packet.pts * packet.time_base < 1:
+                    packet.stream = sound
+                    target.mux(packet)
+                continue
+            for frame in packet.decode():
+                if index < 25:
+                    scaled = frame.reformat(192, 112, "yuv420p")
+                    scaled.pts, scaled.time_base = index, Fraction(1, 25)
+                    target.mux(video.encode(scaled))
+                    index += 1
+        target.mux(video.encode(None))
+    return path.name

@@ -1,8 +1,11 @@
 """The nodes inside a real ComfyUI: whole graphs, interrupts, model files that come and go."""
 
+import random
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -79,7 +82,7 @@ def saved_images(comfy: ComfyUI, prompt: dict) -> list[np.ndarray]:
     return [np.asarray(Image.open(path)) for path in comfy.files(run)]
 
 
-def test_both_nodes_are_listed_with_their_inputs_in_order(comfy: ComfyUI) -> None:
+def test_the_nodes_are_listed_with_their_inputs_in_order(comfy: ComfyUI) -> None:
     loader = comfy.get("/object_info/LoadRIFEModel")["LoadRIFEModel"]
     interpolate = comfy.get("/object_info/RIFEFrameInterpolate")["RIFEFrameInterpolate"]
     assert loader["display_name"] == "Load RIFE Model"
@@ -87,9 +90,18 @@ def test_both_nodes_are_listed_with_their_inputs_in_order(comfy: ComfyUI) -> Non
     assert loader["output"] == ["RIFE_MODEL"]
     assert interpolate["display_name"] == "RIFE Frame Interpolate"
     assert interpolate["input_order"]["required"] == ["model", "images", "multiplier"]
-    assert interpolate["output"] == ["IMAGE"]
-    for node in (loader, interpolate):
-        assert all(options["tooltip"] for _, options in node["input"]["required"].values())
+    assert interpolate["output"] == ["IMAGE", "FLOAT", "INT"]
+    assert interpolate["output_name"] == ["images", "fps", "frame_count"]
+    video = comfy.get("/object_info/RIFEVideoInterpolate")["RIFEVideoInterpolate"]
+    assert video["display_name"] == "RIFE Video Interpolate"
+    assert video["input_order"]["required"] == ["model", "video", "multiplier"]
+    assert video["output"] == ["VIDEO"]
+    flow = comfy.get("/object_info/RIFEOpticalFlow")["RIFEOpticalFlow"]
+    assert flow["display_name"] == "RIFE Optical Flow"
+    assert flow["output"] == ["IMAGE", "MASK", "RIFE_FLOW"]
+    for node in (loader, interpolate, video, flow):
+        for inputs in node["input"].values():
+            assert all(options["tooltip"] for _, options in inputs.values())
 
 
 def test_a_clip_of_49_frames_becomes_97_at_twice_the_rate(comfy: ComfyUI, clip: str) -> None:
@@ -102,11 +114,148 @@ def test_a_clip_of_49_frames_becomes_97_at_twice_the_rate(comfy: ComfyUI, clip: 
         assert sum(1 for _ in video.decode(stream)) == 97
 
 
-def test_progress_counts_every_new_frame_and_shows_some(comfy: ComfyUI, clip: str) -> None:
+def test_8_becomes_24_frames_a_second_and_the_rate_goes_to_create_video(
+    comfy: ComfyUI, clip: str
+) -> None:
+    prompt = video_prompt(clip, "v4.0.pkl")
+    prompt["rife"]["inputs"] |= {"source_fps": ["parts", 2], "target_fps": 24.0}
+    prompt["video"]["inputs"]["fps"] = ["rife", 1]
+    run = comfy.run(prompt)
+    assert run.ended == "success", run.events[-1]
+    (path,) = comfy.files(run)
+    assert rate_and_count(path) == (24, 145)
+
+
+def test_every_setting_is_accepted(comfy: ComfyUI, clip: str) -> None:
+    prompt = images_prompt(clip, "v4.0.pkl", frames=3)
+    prompt["rife"]["inputs"] |= {
+        "cuts": "blend",
+        "cut_sensitivity": 0.4,
+        "duplicates": True,
+        "loop": True,
+        "ensemble": True,
+        "refine": True,
+        "tta": True,
+        "flow_scale": "0.5",
+    }
+    assert len(saved_images(comfy, prompt)) == 6
+
+
+def file_to_file_prompt(clip: str, **settings: object) -> dict:
+    """Load video -> our video node -> save video."""
+    prompt = video_prompt(clip, "v4.0.pkl")
+    del prompt["parts"], prompt["video"]
+    prompt["rife"] = {
+        "class_type": "RIFEVideoInterpolate",
+        "inputs": {"model": ["model", 0], "video": ["load", 0], "multiplier": 2, **settings},
+    }
+    prompt["save"]["inputs"]["video"] = ["rife", 0]
+    return prompt
+
+
+def rate_and_count(path: Path) -> tuple[Fraction, int]:
+    with av.open(str(path)) as video:
+        stream = video.streams.video[0]
+        return stream.average_rate, sum(1 for _ in video.decode(stream))
+
+
+def sound_of(path: Path) -> list[bytes]:
+    with av.open(str(path)) as video:
+        return [bytes(packet) for packet in video.demux(audio=0) if packet.size]
+
+
+def test_a_video_goes_from_file_to_file_with_its_sound(comfy: ComfyUI, talking: str) -> None:
+    run = comfy.run(file_to_file_prompt(talking))
+    assert run.ended == "success", run.events[-1]
+    (path,) = comfy.files(run)
+    assert rate_and_count(path) == (50, 49)
+    assert sound_of(path) == sound_of(comfy.base / "input" / talking)
+    steps = [data for data in run.of("progress") if data["node"] == "rife"]
+    assert (steps[-1]["value"], steps[-1]["max"]) == (49, 49)
+
+
+def test_a_video_at_60_frames_a_second_and_in_slow_motion(comfy: ComfyUI, talking: str) -> None:
+    run = comfy.run(file_to_file_prompt(talking, target_fps=60.0))
+    assert run.ended == "success", run.events[-1]
+    assert rate_and_count(comfy.files(run)[0]) == (60, 59)
+    run = comfy.run(file_to_file_prompt(talking, slow_motion=True, crf=30, format="mp4"))
+    assert run.ended == "success", run.events[-1]
+    path = comfy.files(run)[0]
+    assert rate_and_count(path) == (25, 49)
+    with av.open(str(path)) as video:
+        assert not video.streams.audio
+
+
+def test_a_video_from_images_stays_in_memory_and_keeps_its_sound(
+    comfy: ComfyUI, talking: str
+) -> None:
+    before = set((comfy.base / "temp").glob("rife_*"))
+    prompt = file_to_file_prompt(talking)
+    prompt["parts"] = {"class_type": "GetVideoComponents", "inputs": {"video": ["load", 0]}}
+    prompt["video"] = {
+        "class_type": "CreateVideo",
+        "inputs": {"images": ["parts", 0], "audio": ["parts", 1], "fps": ["parts", 2]},
+    }
+    prompt["rife"]["inputs"]["video"] = ["video", 0]
+    run = comfy.run(prompt)
+    assert run.ended == "success", run.events[-1]
+    (path,) = comfy.files(run)
+    assert rate_and_count(path) == (50, 49)
+    assert sound_of(path)
+    assert set((comfy.base / "temp").glob("rife_*")) == before
+
+
+def test_a_trimmed_video_stays_trimmed(comfy: ComfyUI, talking: str) -> None:
+    if "Video Slice" not in comfy.get("/object_info"):
+        pytest.skip("this ComfyUI trims no videos")
+    prompt = file_to_file_prompt(talking)
+    prompt["trim"] = {
+        "class_type": "Video Slice",
+        "inputs": {
+            "video": ["load", 0], "start_time": 0.2, "duration": 0.4, "strict_duration": False
+        },
+    }  # fmt: skip
+    prompt["rife"]["inputs"]["video"] = ["trim", 0]
+    run = comfy.run(prompt)
+    assert run.ended == "success", run.events[-1]
+    assert rate_and_count(comfy.files(run)[0]) == (50, 19)
+
+
+def test_an_interrupted_video_leaves_no_file(comfy: ComfyUI, clip: str) -> None:
+    temp = comfy.base / "temp"
+    before = set(temp.glob("*"))
+    run = comfy.submit(file_to_file_prompt(clip, multiplier=4))
+    asked = False
+    for kind, data in comfy.follow(run):
+        if kind == "progress" and data["node"] == "rife" and data["value"] >= 5 and not asked:
+            asked = True
+            comfy.post("/interrupt", {})
+    assert run.ended == "interrupted"
+    assert set(temp.glob("*")) == before
+    assert not set(temp.glob(".*"))
+
+
+def test_flow_and_mask_can_be_looked_at(comfy: ComfyUI, clip: str) -> None:
+    prompt = images_prompt(clip, "v4.0.pkl", frames=3)
+    prompt["rife"] = {
+        "class_type": "RIFEOpticalFlow",
+        "inputs": {"model": ["model", 0], "images": ["small", 0]},
+    }
+    prompt["as_image"] = {"class_type": "MaskToImage", "inputs": {"mask": ["rife", 1]}}
+    prompt["save_mask"] = {
+        "class_type": "SaveImage",
+        "inputs": {"images": ["as_image", 0], "filename_prefix": "mask"},
+    }
+    images = saved_images(comfy, prompt)
+    assert [image.shape for image in images] == [(160, 240, 3)] * 4
+    assert all(image.std() > 1 for image in images)
+
+
+def test_progress_counts_every_frame_and_shows_some(comfy: ComfyUI, clip: str) -> None:
     run = comfy.run(images_prompt(clip, "v4.0.pkl", frames=9, multiplier=3))
     steps = [data for data in run.of("progress") if data["node"] == "rife"]
     assert [step["value"] for step in steps] == sorted(step["value"] for step in steps)
-    assert (steps[-1]["value"], steps[-1]["max"]) == (16, 16)
+    assert (steps[-1]["value"], steps[-1]["max"]) == (25, 25)
     previews = run.of("preview")
     assert all(preview["jpeg"].startswith(b"\xff\xd8") for preview in previews)
     seconds = run.events[-1][0] - run.events[0][0]
@@ -254,12 +403,44 @@ def test_memory_stays_flat_over_runs_and_models_can_be_unloaded(comfy: ComfyUI, 
 
     resident_after_run(3)
     early = resident_after_run(4)
-    for multiplier in (3, 4, 3, 4, 3):
-        resident_after_run(multiplier)
+    for run in range(17):
+        resident_after_run(3 + run % 2)
     late = resident_after_run(4)
-    print(f"resident after 2 runs {early >> 20} MiB, after 8 {late >> 20} MiB")
+    print(f"resident after 2 runs {early >> 20} MiB, after 20 {late >> 20} MiB")
     assert late < 1.05 * early
 
     comfy.post("/free", {"unload_models": True, "free_memory": True})
     time.sleep(2)
     assert len(saved_images(comfy, images_prompt(clip, "v4.0.pkl", multiplier=5))) == 6
+
+
+def test_runs_interrupted_at_random_moments_leave_the_next_one_right(
+    comfy: ComfyUI, clip: str, talking: str
+) -> None:
+    chance = random.Random(0)
+    expected = saved_images(comfy, images_prompt(clip, "v4.0.pkl", frames=4, multiplier=3))
+    (whole,) = comfy.files(comfy.run(file_to_file_prompt(talking, multiplier=3)))
+    process, sizes, ended = psutil.Process(comfy.process.pid), [], Counter()
+    for number in range(20):
+        # An unused setting's value makes each prompt one that ComfyUI has not cached.
+        changed = {"cut_sensitivity": number / 40 + 0.3}
+        prompt = file_to_file_prompt(talking, multiplier=3, **changed)
+        if number % 2:
+            prompt = images_prompt(clip, "v4.0.pkl", frames=4, multiplier=3)
+            prompt["rife"]["inputs"] |= changed
+        run = comfy.submit(prompt)
+        time.sleep(chance.uniform(0, 1.5))
+        comfy.post("/interrupt", {})
+        for _ in comfy.follow(run):
+            pass
+        ended[run.ended] += 1
+        sizes.append(process.memory_info().rss)
+    print(f"runs ended {dict(ended)}; resident {sizes[1] >> 20} -> {sizes[-1] >> 20} MiB")
+    assert set(ended) <= {"interrupted", "success"} and ended["interrupted"]
+    assert sizes[-1] < 1.05 * sizes[1]
+    assert not list((comfy.base / "temp").glob(".rife*"))
+    prompt = images_prompt(clip, "v4.0.pkl", frames=4, multiplier=3)
+    prompt["rife"]["inputs"]["cut_sensitivity"] = 0.45
+    assert np.array_equal(saved_images(comfy, prompt), expected)
+    run = comfy.run(file_to_file_prompt(talking, multiplier=3, cut_sensitivity=0.29))
+    assert rate_and_count(comfy.files(run)[0]) == rate_and_count(whole) == (75, 73)
