@@ -5,9 +5,9 @@ all run `interpolate_stream`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cached_property
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -89,9 +89,7 @@ def interpolate_stream(
     """
     options.check(model)
     run = _Run(model, options, cancel)
-    placed = _placed(frames, timeline, options.duplicates)
-    keys = even_out(placed) if options.duplicates else ((key, place) for key, place, _ in placed)
-    for first, second, timesteps in timeline.steps(keys):
+    for first, second, timesteps in timeline.steps(_keys(frames, timeline, options)):
         images = run.images(first, second, timesteps)
         for timestep, image in zip(timesteps, images, strict=True):
             yield first.index + timestep * (second.index - first.index), image
@@ -99,34 +97,52 @@ def interpolate_stream(
 
 @dataclass(frozen=True, eq=False)
 class _Key:
-    """An input frame, (H, W, C), between which and the next one there is motion."""
+    """An input frame, (H, W, C), between which and the next one there is motion, or a cut."""
 
     index: int
     image: Tensor
+    thumbnail: Tensor | None
+    shot: int = 0
 
-    @cached_property
-    def thumbnail(self) -> Tensor:
-        return thumbnail(self.image)
+
+def _keys(
+    frames: Iterable[Tensor | Frame], timeline: Timeline, options: Options
+) -> Iterator[tuple[_Key, Fraction]]:
+    """The frames and their places; with a loop, the first frame again at the end."""
+    placed = _placed(frames, timeline, options)
+    if not options.duplicates:
+        yield from ((key, place) for key, place, _ in placed)
+        return
+    for _, shot in groupby(placed, lambda frame: frame[0].shot):
+        yield from even_out(shot)
 
 
 def _placed(
-    frames: Iterable[Tensor | Frame], timeline: Timeline, duplicates: bool
+    frames: Iterable[Tensor | Frame], timeline: Timeline, options: Options
 ) -> Iterator[tuple[_Key, Fraction, bool]]:
-    """The frames, their places, and whether each repeats the one before, if that is asked; with a
-    loop, the first frame again at the end."""
-    first = before = None
+    """The frames, their places, and whether each repeats the ones before, if that is asked."""
+    seek_cuts = options.cuts != "ignore" and options.cut_sensitivity > 0
+    cuts = CutDetector(options.cut_sensitivity)
+    first = before = run = None
+
+    def after(key: _Key) -> _Key:
+        cut = seek_cuts and before and cuts.is_cut(before.thumbnail, key.thumbnail)
+        return replace(key, shot=before.shot + cut if before else 0)
+
     for index, frame in enumerate(frames):
         if not isinstance(frame, Frame):
             frame = Frame(frame, Fraction(index), Fraction(1))
         check_frame(frame.image, index, like=before and before.image)
-        key = _Key(index, frame.image)
-        repeats = duplicates and before and is_duplicate(before.thumbnail, key.thumbnail)
-        yield key, timeline.place(index, frame.time), bool(repeats)
-        before, end = key, frame.time + frame.duration
+        looked_at = seek_cuts or options.duplicates
+        key = after(_Key(index, frame.image, thumbnail(frame.image) if looked_at else None))
+        # Not with the frame before: a slow drift would go unseen from frame to frame.
+        repeats = bool(options.duplicates and run and is_duplicate(run.thumbnail, key.thumbnail))
+        yield key, timeline.place(index, frame.time), repeats
+        before, run, end = key, run if repeats else key, frame.time + frame.duration
         if timeline.loop:
             first = first or key
     if first:
-        again = _Key(before.index + 1, first.image)
+        again = after(replace(first, index=before.index + 1))
         yield again, timeline.place(again.index, end), False
 
 
@@ -136,7 +152,6 @@ class _Run:
     def __init__(self, model: Network, options: Options, cancel: Cancel | None):
         self.options, self.cancel = options, cancel
         self.pairs = Pairs(model, options, cancel)
-        self.cuts = CutDetector(options.cut_sensitivity)
 
     def images(self, first: _Key, second: _Key, timesteps: Sequence[Fraction]) -> Iterator[Tensor]:
         """Yield the images at `timesteps` in [0, 1]."""
@@ -149,14 +164,13 @@ class _Run:
     def _between(
         self, first: _Key, second: _Key, timesteps: Sequence[Fraction]
     ) -> Iterator[Tensor]:
-        options = self.options
         if not timesteps:
             return
         if torch.equal(first.image, second.image):
             yield from (first.image for _ in timesteps)
-        elif options.cuts == "ignore" or not self.cuts.is_cut(first.thumbnail, second.thumbnail):
+        elif first.shot == second.shot:
             yield from self.pairs.between(first.image, second.image, timesteps)
-        elif options.cuts == "hold":
+        elif self.options.cuts == "hold":
             yield from (first.image if t < HALF else second.image for t in timesteps)
         else:
             yield from (_fade(first.image, second.image, float(t)) for t in timesteps)

@@ -18,18 +18,19 @@ T = TypeVar("T")
 #: The long side of a thumbnail, in pixels.
 SIDE = 160
 
-# Cuts, tuned by benchmarks/cuts.py on clips that its table leaves out.
+# Cuts, tuned on the clips that benchmarks/cuts.py names for it.
 GRID = (24, 32)  # rows and columns of what is compared
 WINDOW, STRIDE = 12, 4  # size of the pieces that are looked for, and from one to the next
 REACH = (6, 8)  # how far: a quarter of the picture each way
 FLAT = 0.02  # contrast that counts half, as a part of full scale
+WHITE = 0.97  # what is as bright may have been clipped
 NOISE = 0.01  # contrast that is no more than noise
 DOUBT = 0.1  # textured pieces, as a part of all, that halve the trust in what they say
 COLOUR = 2.0  # weight of the change of colours, which counts up to
 COLOUR_MOST = 0.05  # of full scale
 CALM, KEPT = 0.5, 0.7  # weight of the unrest before, and how much of it lasts from pair to pair
 FLASH, FLASH_ENDS = 3, 0.3  # frames a flash may last; what its end loses at least
-THRESHOLD, SPAN = 0.41, 0.42  # at sensitivity 0.5, and from 0 to 1
+THRESHOLD, SPAN = 0.4, 0.42  # at sensitivity 0.5, and from 0 to 1
 
 # Repeats, see benchmarks/cuts.md.
 BLOCK, SAME = 8, 2.5 / 255  # a block of the thumbnail may differ by as much on average
@@ -48,7 +49,7 @@ def thumbnail(image: Tensor) -> Tensor:
     Returns (3, h, w), float32 in [0, 1] on the CPU; the long side is 160 or the image's own.
     """
     height, width, channels = image.shape
-    # Two samples each way for a pixel of the thumbnail: reading them all takes ten times as long.
+    # Two samples each way for a pixel of the thumbnail: all those of 1080p take ten times as long.
     step = max(1, max(height, width) // (2 * SIDE))
     x = image[::step, ::step, : min(3, channels)].permute(2, 0, 1).contiguous().float()
     shrink = min(1, SIDE / max(height, width))
@@ -111,10 +112,12 @@ class _Look(NamedTuple):
 
 def _look(frame: Tensor) -> _Look:
     pieces = F.unfold(F.adaptive_avg_pool2d(frame, GRID)[None], WINDOW)[0].unflatten(0, (3, -1))
+    unclipped = (pieces < WHITE).float().mean((0, 1))
     pieces = (pieces - pieces.mean(1, keepdim=True)).flatten(0, 1)
     energy = pieces.square().mean(0)
     pieces = pieces / (len(pieces) * (energy + NOISE**2)).sqrt()
-    return _Look(pieces, energy / (energy + FLAT**2), F.adaptive_avg_pool2d(frame, (6, 8)))
+    weights = unclipped * energy / (energy + FLAT**2)
+    return _Look(pieces, weights, F.adaptive_avg_pool2d(frame, (6, 8)))
 
 
 def _lost(one: _Look, other: _Look) -> float:

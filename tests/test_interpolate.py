@@ -302,6 +302,15 @@ def test_frames_on_twos_move_evenly_when_asked(v40, bikes):
     assert torch.equal(interpolate(v40, on_twos, 2)[:3], on_twos[[0, 0, 0]])
 
 
+def test_a_cut_on_twos_stays_where_it_is(v40, spliced):
+    """Re-timing ends with the shot: the last repeat is held to the cut's middle, no longer."""
+    on_twos = spliced.repeat_interleave(2, 0)
+    out = interpolate(v40, on_twos, 4, duplicates=True)
+    assert torch.equal(out[:9:4], interpolate(v40, spliced[:2], 2))
+    assert all(torch.equal(frame, spliced[1]) for frame in out[8:14])
+    assert all(torch.equal(frame, spliced[2]) for frame in out[14:17])
+
+
 def test_result_goes_where_it_is_wanted(v40, bikes):
     out = torch.empty(3, 96, 128, 3, dtype=torch.float16)
     assert interpolate(v40, bikes[:2], out=out) is out
