@@ -168,7 +168,8 @@ class IFNet_v4(Network):
 
         features = 2 * p.head.features if p.head else 0
         inputs = [7 + features] + [8 + 4 + features + p.hands_over] * (len(p.channels) - 1)
-        self.bytes_per_pixel = 80 + 24 * inputs[-1] + (360 if p.refine else 0)
+        self.bytes_per_pixel = 80 + 24 * inputs[-1]
+        self.refine_bytes_per_pixel = 360 if p.refine else 0
         for i, (in_planes, c) in enumerate(zip(inputs, p.channels, strict=True)):
             self.add_module(f"block{i}", IFBlock(in_planes, c, p))
         if p.head:

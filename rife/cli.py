@@ -16,7 +16,6 @@ from .checkpoint import (
     EFFECTS,
     EXTENSIONS,
     NETWORKS,
-    CheckpointError,
     convert,
     describe,
     load_model,
@@ -24,6 +23,7 @@ from .checkpoint import (
 from .clip import interpolate_file
 from .download import fetch
 from .files import FileError, refuse_same_file
+from .memory import NotEnoughMemory
 from .options import CUTS, Options
 from .timeline import Timeline, parse_frame_rate, parse_multiplier
 from .zoo import DEFAULT, ZOO, on_disk
@@ -42,11 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the output was not written", file=sys.stderr)
         return 130
-    except (FileError, CheckpointError, ValueError) as error:
+    except (FileError, ValueError, NotEnoughMemory, torch.OutOfMemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    except torch.OutOfMemoryError as error:
-        print(f"error: out of memory. Try --scale 0.5 or --device cpu ({error})", file=sys.stderr)
         return 1
     return 0
 

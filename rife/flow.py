@@ -6,6 +6,7 @@ Flow" (2007), by which flow is commonly shown.
 import math
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -60,8 +61,8 @@ def optical_flow(
     run = Pairs(model, options, cancel)
     flow = frames.new_empty((pairs, *frames.shape[1:3], 4), dtype=torch.float32)
     mask = frames.new_empty((pairs, *frames.shape[1:3]), dtype=torch.float32)
-    for i in range(pairs):
-        flow[i], mask[i] = run.motion(frames[i], frames[i + 1], Fraction(timestep))
+    for i, (first, second) in enumerate(pairwise(frames)):  # each the same tensor in both pairs
+        flow[i], mask[i] = run.motion(first, second, Fraction(timestep))
         if progress:
             progress(i + 1, pairs, motion_to_image(flow[i]))
     return flow, mask

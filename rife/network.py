@@ -68,8 +68,10 @@ class Network(nn.Module):
     options: frozenset[str] = frozenset()
     #: ... and what is part of this network, switched on or not.
     built_in: frozenset[str] = frozenset()
-    #: Working memory that a pair takes at its peak, bytes per pixel, measured in float32.
+    #: Working memory that a pair takes at its peak, bytes per pixel, measured in float32 ...
     bytes_per_pixel: int
+    #: ... and what `refine` adds to it, where that is an option.
+    refine_bytes_per_pixel: int = 0
     #: Parts of the state dict that serve training alone; checkpoints may lack or carry them.
     training_only: ClassVar[tuple[str, ...]] = ("block_tea.", "teacher.", "caltime.")
 
@@ -119,12 +121,19 @@ class Network(nn.Module):
         """What both sides of a frame must be multiples of: every block halves its input twice."""
         return max(32, 4 * round(max(self.scales) * max(1.0, 1 / scale)))
 
-    def memory_needed(self, height: int, width: int, channels: int = 3) -> int:
+    def memory_needed(
+        self, height: int, width: int, channels: int = 3, *, scale: float = 1.0, refine: bool = True
+    ) -> int:
         """Bytes of working memory, beside the weights, that a pair of such frames takes at most."""
-        multiple = self.side_multiple()
+        multiple = self.side_multiple(scale)
         pixels = (height + -height % multiple) * (width + -width % multiple)
         images = 4 * 4 * channels  # both frames, padded, warped and blended, in float32
-        return pixels * (self.bytes_per_pixel + images)
+        needed = pixels * (self.bytes_per_pixel + images)
+        if scale > 1:  # the network works on more pixels than there are
+            needed *= scale**2
+        elif scale <= 0.5 and "refine" not in self.built_in:
+            needed *= 0.6  # measured at 0.5 and 0.25: 0.4 to 0.58
+        return round(needed + pixels * self.refine_bytes_per_pixel * refine)
 
     @property
     def dtype(self) -> torch.dtype:

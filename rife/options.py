@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from .network import Network
 
+#: Others would not divide the networks' pyramids.
+SCALES = (0.125, 0.25, 0.5, 1, 2, 4, 8)
 #: What is done where a cut lies between two frames.
 CUTS = ("hold", "blend", "ignore")
 
@@ -32,8 +34,9 @@ class Options:
 
     def check(self, model: Network) -> None:
         """Raise ValueError for what can't be, or what `model` can't do."""
-        if self.scale is not None and not 0.1 <= self.scale <= 8:
-            raise ValueError(f"scale is {self.scale}, but must be from 0.1 to 8 (usually 0.25 - 2)")
+        if self.scale is not None and self.scale not in SCALES:
+            known = ", ".join(map(str, SCALES))
+            raise ValueError(f"scale is {self.scale}, but must be one of {known} (usually 0.5 - 2)")
         if self.cuts not in CUTS:
             raise ValueError(f"cuts is {self.cuts!r}, but must be one of {', '.join(CUTS)}")
         if not 0 <= self.cut_sensitivity <= 1:

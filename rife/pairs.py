@@ -1,4 +1,8 @@
-"""One pair of frames, as the user has them -> the frames between, through any network."""
+"""One pair of frames, as the user has them -> the frames between, through any network.
+
+Where memory is short, calls of the network become smaller: fewer timesteps at once, then tiles of
+the frames, then all of it on the CPU.
+"""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -6,17 +10,21 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
-from .network import Network, Prepared
+from .memory import Ladder, Way, is_out_of_memory
+from .network import Motion, Network, Prepared
 from .options import Options
+from .tiles import colours, pad
 from .timeline import nearest_dyadic
 
 log = logging.getLogger(__name__)
 
 Cancel = Callable[[], bool | None]
+
+HALF = Fraction(1, 2)
 
 
 class Cancelled(Exception):
@@ -25,21 +33,36 @@ class Cancelled(Exception):
 
 @dataclass(frozen=True)
 class _Ready:
-    """A frame on the model's device: image (1, C, H, W) float32, padded; and as the model has it
-    (with tta, a batch of two: as it is and turned)."""
+    """A frame or a tile on the network's device: image (1, C, H, W) float32, padded; and as the
+    network has it (with tta, a batch of two: as it is and turned)."""
 
     image: Tensor
     prepared: Prepared
 
 
-class Pairs:
-    """One network and the options of one run: keeps what the next pair can use again."""
+#: What is wanted of a motion between frames or tiles: B timesteps -> (B, C, h, w).
+_Look = Callable[[Motion, _Ready, _Ready], Tensor]
 
-    def __init__(self, model: Network, options: Options, cancel: Cancel | None = None):
+
+class Pairs:
+    """One network and the options of one run: keeps what the next pair can use again.
+
+    memory_limit: bytes that one call of the network may take; None: all that is available. Where
+    memory runs out nevertheless, calls are smaller from there on, with a line in the log.
+    """
+
+    def __init__(
+        self,
+        model: Network,
+        options: Options,
+        cancel: Cancel | None = None,
+        memory_limit: float | None = None,
+    ):
         self.model, self.options, self.cancel = model, options, cancel
-        self._latest: tuple[Tensor, _Ready] | None = None
+        self._ladder = Ladder(model, options, memory_limit)
+        self._whole = WeakIdKeyDictionary()  # frame -> _Ready
         self._warned = False
-        self._said: set[tuple[Fraction, ...]] = set()
+        self._said = False
 
     @torch.inference_mode()
     def between(
@@ -49,86 +72,156 @@ class Pairs:
         device of `first`.
 
         first, second: (H, W, C) of one size; C 1, 3 or 4; floats in [0, 1] or uint8.
+        Raises NotEnoughMemory where the smallest tiles are too large, on the CPU too.
         """
-        height, width, _ = first.shape
-        self._scale = self.options.scale_for(height, width)
-        ready0, ready1 = self._ready(first), self._ready(second)
-        self._latest = second, ready1
-        for frame in self._frames(ready0, ready1, timesteps):
-            yield self._finish(frame, first)
-
-    def _frames(
-        self, first: _Ready, second: _Ready, timesteps: Sequence[Fraction]
-    ) -> Iterator[Tensor]:
+        self._begin(first)
         if self.model.any_timestep:
-            for timestep in timesteps:
-                yield self._render(first, second, timestep)
-        elif timesteps:
-            yield from self._bisect(first, second, self._within_reach(timesteps))
+            made = self._made(first, second, timesteps, self._render)
+        else:
+            made = self._bisect(first, second, self._within_reach(timesteps)) if timesteps else ()
+        for frame in made:
+            yield _finish(frame, first)
+
+    @torch.inference_mode()
+    def motion(
+        self, first: Tensor, second: Tensor, timestep: Fraction = HALF
+    ) -> tuple[Tensor, Tensor]:
+        """What the frame at `timestep` is made by; `first` and `second` as in `between`.
+
+        Returns flow (H, W, 4), in pixels: where each pixel of the new frame lies in the first
+        frame (x, y), then in the second; and mask (H, W), the first frame's share in [0, 1]. Both
+        are float32, on the device of `first`; with tta, the mean of both passes.
+        Networks with a fixed timestep give the middle.
+        """
+        self._begin(first)
+        (found,) = self._made(first, second, [timestep], self._describe)
+        found = rearrange(found, "c h w -> h w c").to(first.device)
+        return found[..., :4], found[..., 4]
+
+    def _begin(self, first: Tensor) -> None:
+        """Forget all frames but `first`, which may be the second of the pair before."""
+        ready = self._whole.get(first)
+        self._whole.clear()
+        if ready:
+            self._whole[first] = ready
 
     def _within_reach(self, timesteps: Sequence[Fraction]) -> list[Fraction]:
         reachable = nearest_dyadic(timesteps)
-        if reachable != list(timesteps) and tuple(timesteps) not in self._said:
-            self._said.add(tuple(timesteps))
+        if reachable != list(timesteps) and not self._said:
+            self._said = True
             log.warning(
-                "%s makes midpoints only: frames at %s are made at the nearest steps within reach, "
-                "%s", self.model.version,
+                "%s makes midpoints only: frames at %s, and at others out of reach, are made at "
+                "the nearest steps, %s", self.model.version,
                 ", ".join(map(str, timesteps)), ", ".join(map(str, reachable)),
             )  # fmt: skip
         return reachable
 
-    def _ready(self, image: Tensor) -> _Ready:
-        """(H, W, C) as the user has it -> what the network takes, its features computed once."""
-        if self._latest and self._latest[0] is image:
-            return self._latest[1]
-        x = rearrange(image, "h w c -> 1 c h w").to(self.model.device)
-        x = x.float() / 255 if x.dtype == torch.uint8 else self._within_range(x.float())
-        return self._prepare(pad(x, self.model.side_multiple(self._scale)))
-
-    def _finish(self, padded: Tensor, like: Tensor) -> Tensor:
-        """(1, C, H, W) padded -> (H, W, C) of the size, dtype and device of `like`."""
-        height, width, _ = like.shape
-        x = rearrange(padded[..., :height, :width], "1 c h w -> h w c")
-        if like.dtype == torch.uint8:
-            x = (x * 255).round()
-        return x.to(device=like.device, dtype=like.dtype)
-
     def _bisect(
-        self, first: _Ready, second: _Ready, timesteps: Sequence[Fraction]
+        self, first: Tensor, second: Tensor, timesteps: Sequence[Fraction]
     ) -> Iterator[Tensor]:
-        half = Fraction(1, 2)
-        middle = self._render(first, second, half)
-        left = [2 * t for t in timesteps if t < half]
-        right = [2 * t - 1 for t in timesteps if t > half]
-        ready = self._prepare(middle) if left or right else None
+        (made,) = self._made(first, second, [HALF], self._render)
+        left = [2 * t for t in timesteps if t < HALF]
+        right = [2 * t - 1 for t in timesteps if t > HALF]
+        middle = rearrange(made, "c h w -> h w c")
         if left:
-            yield from self._bisect(first, ready, left)
-        if half in timesteps:
-            yield middle
+            yield from self._bisect(first, middle, left)
+        if HALF in timesteps:
+            yield made
         if right:
-            yield from self._bisect(ready, second, right)
+            yield from self._bisect(middle, second, right)
 
-    def _render(self, first: _Ready, second: _Ready, timestep: Fraction) -> Tensor:
-        if self.cancel and self.cancel():
-            raise Cancelled("interpolation was cancelled")
-        options = self.options
-        motion = self.model.motion(
-            first.prepared,
-            second.prepared,
-            float(timestep),
-            scale=self._scale,
-            ensemble=options.ensemble,
-            refine=options.refine,
+    def _made(
+        self, first: Tensor, second: Tensor, timesteps: Sequence[Fraction], look: _Look
+    ) -> Iterator[Tensor]:
+        """Yield what `look` gives at each of `timesteps`, (C, H, W), the way memory allows."""
+        left = list(timesteps)
+        while left:
+            way = made = None
+            try:
+                way = self._ladder.way(first, second, left)
+                made = self._by(way, first, second, left[: way.batch], look)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            # Only here the error is gone, and with it all that its traceback holds.
+            if made is None:
+                self._whole.clear()
+                self._ladder.step_down(way, first, reason)
+            else:
+                yield from made
+                del left[: way.batch]
+
+    def _by(
+        self, way: Way, first: Tensor, second: Tensor, timesteps: Sequence[Fraction], look: _Look
+    ) -> Tensor:
+        """What `look` gives at `timesteps`, (B, C, H, W); from tiles, on the device of `first`."""
+        height, width, _ = first.shape
+        scale = self.options.scale_for(height, width)
+
+        def call(a: _Ready, b: _Ready) -> Tensor:
+            if self.cancel and self.cancel():
+                raise Cancelled("interpolation was cancelled")
+            return look(self._motion(way.model, a, b, timesteps, scale), a, b)
+
+        if not way.tiles:
+            for frame in (first, second):
+                if frame not in self._whole:
+                    self._whole[frame] = self._ready(way.model, frame, scale)
+            return call(self._whole[first], self._whole[second])[..., :height, :width]
+        canvas = None
+        for tile in way.tiles:
+            made = call(*(self._ready(way.model, tile.of(x), scale) for x in (first, second)))[0]
+            if canvas is None:
+                canvas = torch.zeros(len(made), height, width, device=first.device)
+            tile.add(made, canvas)
+        return canvas[None]
+
+    def _ready(self, model: Network, image: Tensor, scale: float) -> _Ready:
+        """(H, W, C) as the user has it -> what the network takes."""
+        x = rearrange(image, "h w c -> 1 c h w").to(model.device)
+        x = x.float() / 255 if x.dtype == torch.uint8 else self._within_range(x.float())
+        x = pad(x, model.side_multiple(scale))
+        return _Ready(x, model.prepare(self._views(colours(x)), refine=self.options.refine))
+
+    def _motion(
+        self,
+        model: Network,
+        first: _Ready,
+        second: _Ready,
+        timesteps: Sequence[Fraction],
+        scale: float,
+    ) -> Motion:
+        """Of each timestep, and with tta of each view: ordered (timestep view)."""
+        frames = []
+        for prepared in (first.prepared, second.prepared):
+            tensors = (prepared.image, *prepared.features)
+            image, *features = (_times(x, len(timesteps)) for x in tensors)
+            frames.append(Prepared(image, tuple(features)))
+        views = len(first.prepared.image)
+        times = torch.tensor([float(t) for t in timesteps for _ in range(views)])
+        return model.motion(
+            *frames,
+            times.to(model.device)[:, None, None, None],
+            scale=scale,
+            ensemble=self.options.ensemble,
+            refine=self.options.refine,
         )
-        frame = motion.render(self._views(first.image), self._views(second.image))
-        if options.tta:
-            frame = (frame[:1] + turn(frame[1:])) / 2
-        return frame
 
-    def _prepare(self, x: Tensor) -> _Ready:
-        colour = x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x[:, :3]
-        refine = self.options.refine
-        return _Ready(x, self.model.prepare(self._views(colour), refine=refine))
+    def _render(self, motion: Motion, first: _Ready, second: _Ready) -> Tensor:
+        views = len(first.prepared.image)
+        images = (
+            _times(self._views(ready.image), len(motion.flow) // views) for ready in (first, second)
+        )
+        frames = motion.render(*images)
+        return (frames[::2] + turn(frames[1::2])) / 2 if views > 1 else frames
+
+    def _describe(self, motion: Motion, first: _Ready, second: _Ready) -> Tensor:
+        """(B, 5, H, W): flow and mask."""
+        if len(first.prepared.image) == 1:
+            return torch.cat((motion.flow, motion.mask), 1)
+        flow = (motion.flow[::2] - turn(motion.flow[1::2])) / 2  # turned, motion points back
+        return torch.cat((flow, (motion.mask[::2] + turn(motion.mask[1::2])) / 2), 1)
 
     def _views(self, x: Tensor) -> Tensor:
         return torch.cat((x, turn(x))) if self.options.tta else x
@@ -141,16 +234,19 @@ class Pairs:
         return clamped
 
 
-def pad(x: Tensor, multiple: int) -> Tensor:
-    """Pad (B, C, H, W) on the right and bottom to multiples of `multiple`, repeating the border.
-
-    Upstream pads with black, into which things that leave the frame seem to move: a ghost, and
-    0.5 dB along the border (benchmarks/padding.py).
-    """
-    height, width = x.shape[-2:]
-    return F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
-
-
 def turn(x: Tensor) -> Tensor:
     """`x` (B, C, H, W) turned by 180 degrees."""
     return x.flip(2, 3)
+
+
+def _times(x: Tensor, count: int) -> Tensor:
+    """The batch `x`, `count` times over."""
+    return repeat(x, "v c h w -> (b v) c h w", b=count)
+
+
+def _finish(frame: Tensor, like: Tensor) -> Tensor:
+    """(C, H, W) -> (H, W, C) of the dtype and device of `like`."""
+    x = rearrange(frame, "c h w -> h w c")
+    if like.dtype == torch.uint8:
+        x = (x * 255).round_()
+    return x.to(device=like.device, dtype=like.dtype)

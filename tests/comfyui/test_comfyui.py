@@ -421,9 +421,9 @@ def test_runs_interrupted_at_random_moments_leave_the_next_one_right(
     expected = saved_images(comfy, images_prompt(clip, "v4.0.pkl", frames=4, multiplier=3))
     (whole,) = comfy.files(comfy.run(file_to_file_prompt(talking, multiplier=3)))
     process, sizes, ended = psutil.Process(comfy.process.pid), [], Counter()
-    for number in range(20):
+    for number in range(30):
         # An unused setting's value makes each prompt one that ComfyUI has not cached.
-        changed = {"cut_sensitivity": number / 40 + 0.3}
+        changed = {"cut_sensitivity": number / 100 + 0.3}
         prompt = file_to_file_prompt(talking, multiplier=3, **changed)
         if number % 2:
             prompt = images_prompt(clip, "v4.0.pkl", frames=4, multiplier=3)
@@ -435,12 +435,13 @@ def test_runs_interrupted_at_random_moments_leave_the_next_one_right(
             pass
         ended[run.ended] += 1
         sizes.append(process.memory_info().rss)
-    print(f"runs ended {dict(ended)}; resident {sizes[1] >> 20} -> {sizes[-1] >> 20} MiB")
+    early = max(sizes[:10])  # a run that ends at once takes nothing
+    print(f"runs ended {dict(ended)}; resident {early >> 20} -> {sizes[-1] >> 20} MiB")
     assert set(ended) <= {"interrupted", "success"} and ended["interrupted"]
-    assert sizes[-1] < 1.05 * sizes[1]
+    assert sizes[-1] < 1.05 * early
     assert not list((comfy.base / "temp").glob(".rife*"))
     prompt = images_prompt(clip, "v4.0.pkl", frames=4, multiplier=3)
-    prompt["rife"]["inputs"]["cut_sensitivity"] = 0.45
+    prompt["rife"]["inputs"]["cut_sensitivity"] = 0.65
     assert np.array_equal(saved_images(comfy, prompt), expected)
     run = comfy.run(file_to_file_prompt(talking, multiplier=3, cut_sensitivity=0.29))
     assert rate_and_count(comfy.files(run)[0]) == rate_and_count(whole) == (75, 73)
