@@ -5,13 +5,13 @@ model = load_model("rife_v4.25.safetensors")
 frames = interpolate(model, frames, multiplier=2)   # (N, H, W, C) in [0, 1]
 """
 
+from .cancel import Cancelled
 from .checkpoint import EXTENSIONS, CheckpointError, load_model, save_model
 from .clip import interpolate_file
 from .flow import flow_to_image, motion_to_image, optical_flow
 from .interpolate import interpolate, interpolate_stream
 from .network import Network
 from .options import CUTS, Options
-from .pairs import Cancelled
 from .timeline import Schedule, Timeline, parse_frame_rate
 
 __all__ = [

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from .cancel import Cancel
 from .files import Frame, Reader, atomic_output, refuse_same_file
 from .interpolate import interpolate_stream
 from .network import Network
 from .options import Options
-from .pairs import Cancel
 from .timeline import Schedule, Timeline
 from .video import create_writer, open_reader
 

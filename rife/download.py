@@ -21,9 +21,9 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
+from .cancel import Cancel, Cancelled
 from .checkpoint import CheckpointError, load_model, sha256
 from .files import FileError, plain_errors
-from .interpolate import Cancel, Cancelled
 from .zoo import HubFile, Published
 
 logger = logging.getLogger(__name__)

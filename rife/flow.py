@@ -11,10 +11,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from .cancel import Cancel
 from .interpolate import check_frame
 from .network import Network
 from .options import Options
-from .pairs import Cancel, Pairs
+from .pairs import Pairs
 
 # The wheel's corners and how many steps it is to the next: more where eyes are finer.
 _CORNERS = (

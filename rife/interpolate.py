@@ -12,10 +12,11 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from .cancel import Cancel, Cancelled
 from .files import Frame
 from .network import Network
 from .options import Options
-from .pairs import Cancel, Cancelled, Pairs
+from .pairs import Pairs
 from .scene import CutDetector, even_out, is_duplicate, thumbnail
 from .timeline import HALF, Schedule, Timeline, parse_multiplier
 

@@ -14,6 +14,7 @@ from einops import rearrange, repeat
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from .cancel import Cancel, Cancelled
 from .memory import Ladder, Way, is_out_of_memory
 from .network import Motion, Network, Prepared
 from .options import Options
@@ -22,13 +23,7 @@ from .timeline import nearest_dyadic
 
 log = logging.getLogger(__name__)
 
-Cancel = Callable[[], bool | None]
-
 HALF = Fraction(1, 2)
-
-
-class Cancelled(Exception):
-    """The cancel callback asked to stop."""
 
 
 @dataclass(frozen=True)

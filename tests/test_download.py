@@ -19,10 +19,10 @@ from pathlib import Path
 import pytest
 
 from rife import download
+from rife.cancel import Cancelled
 from rife.checkpoint import save_model
 from rife.download import DownloadError, fetch
 from rife.IFNet_v4 import VERSIONS, IFNet_v4
-from rife.interpolate import Cancelled
 from rife.zoo import HubFile, Published, WebFile
 
 from .seeded import seeded_state

@@ -21,7 +21,7 @@ from rife.IFNet_2R import IFNet_2R
 from rife.IFNet_HDv3 import IFNet_HDv3
 from rife.IFNet_m import IFNet_m
 from rife.IFNet_v4 import VERSIONS, IFNet_v4, read_parameters
-from rife.interpolate import pad
+from rife.tiles import pad
 
 from .oracles import cogvideo_package, package
 from .seeded import seeded_images, seeded_state

@@ -1,0 +1,10 @@
+"""How callers stop long work, of any kind."""
+
+from collections.abc import Callable
+
+#: Called now and then; returning True stops the work, and so does an exception of its own.
+Cancel = Callable[[], bool | None]
+
+
+class Cancelled(Exception):
+    """The cancel callback asked to stop."""
