@@ -215,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--dtype", choices=DTYPES, help="default: float16 on CUDA, float32 elsewhere")
     p.add_argument(
-        "--scale", type=_scale, metavar="S", help=f"{EFFECTS['scale']}; default auto, by the size"
+        "--scale", type=_read_by(_scale), metavar="S", help=f"{EFFECTS['scale']}; default auto, by the size"
     )
     p.add_argument("--ensemble", action="store_true", help=f"{EFFECTS['ensemble']} (up to v4.20)")
     p.add_argument("--refine", action="store_true", help=f"{EFFECTS['refine']} (v4.0 and v4.1)")
@@ -291,7 +291,10 @@ def _seconds(text: str) -> Fraction:
 
 
 def _scale(text: str) -> float | None:
-    return None if text == "auto" else float(text)
+    try:
+        return None if text == "auto" else float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no scale; try auto, 0.5, 1 or 2") from None
 
 
 def _device(text: str) -> torch.device:

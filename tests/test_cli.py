@@ -389,6 +389,7 @@ def test_unknown_settings_are_explained(model, short, tmp_path, capsys):
         (["--target-fps", "fast"], "'fast' is no frame rate"),
         (["--start", "-1"], "'-1' is no time"),
         (["--cuts", "skip"], "hold"),
+        (["--scale", "half"], "'half' is no scale"),
     ):
         assert message in misused("interpolate", str(short), str(out), *options)
     assert "cut_sensitivity" in refused(
