@@ -215,8 +215,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--dtype", choices=DTYPES, help="default: float16 on CUDA, float32 elsewhere")
     p.add_argument(
-        "--scale", type=_read_by(_scale), metavar="S", help=f"{EFFECTS['scale']}; default auto, by the size"
-    )
+        "--scale", type=_read_by(_scale), metavar="S",
+        help=f"{EFFECTS['scale']}; default auto, by the size",
+    )  # fmt: skip
     p.add_argument("--ensemble", action="store_true", help=f"{EFFECTS['ensemble']} (up to v4.20)")
     p.add_argument("--refine", action="store_true", help=f"{EFFECTS['refine']} (v4.0 and v4.1)")
     p.add_argument("--tta", action="store_true", help=EFFECTS["tta"])
