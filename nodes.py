@@ -4,6 +4,7 @@ What ComfyUI's machinery asks for is in `comfy_host`, what frames need is in `ri
 saved with widget values by position: append inputs, never reorder them.
 """
 
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -90,8 +91,8 @@ def _target_fps_input() -> io.Float.Input:
         step=0.001,
         optional=True,
         tooltip="Frames per second to end with, such as 60, whatever the rate now; takes the "
-        "multiplier's place. 0: use the multiplier. 23.976, 29.97 and 59.94 mean NTSC's exact "
-        "rates. Below the rate now, frames are picked, none is made.",
+        "multiplier's place, and the clip lasts as long as before. 0: use the multiplier. 23.976, "
+        "29.97 and 59.94 mean NTSC's exact rates. Below the rate now, frames are picked.",
     )
 
 
@@ -237,26 +238,29 @@ class RIFEFrameInterpolate(io.ComfyNode):
         **settings: Any,
     ) -> io.NodeOutput:
         source = rife.parse_frame_rate(source_fps)
-        times = rife.parse_frame_rate(target_fps) / source if target_fps else Fraction(multiplier)
-        result = _interpolate(model, images, times, loop, _options(**settings))
-        return io.NodeOutput(result, float(source * times), len(result))
+        rate = rife.parse_frame_rate(target_fps) if target_fps else None
+        timeline = rife.Timeline(Fraction(multiplier), rate, loop)
+        result = _interpolate(model, images, source, timeline, _options(**settings))
+        return io.NodeOutput(result, float(timeline.rate(source)), len(result))
 
 
 def _interpolate(
     model: host.ModelPatcher,
     images: Tensor,
-    multiplier: Fraction,
-    loop: bool,
+    source: Fraction,
+    timeline: rife.Timeline,
     options: dict[str, Any],
 ) -> Tensor:
-    frames = rife.Timeline(multiplier, loop=loop).count(len(images))
+    """Interpolate images of `source` frames a second."""
+    if timeline.frame_rate is not None:  # in frames a second; of images, they are a second apart
+        timeline = replace(timeline, frame_rate=timeline.frame_rate / source)
+    frames = timeline.count(len(images))
     progress = host.progress(desc="RIFE", unit="frame")
     with host.running(model, *images.shape[1:]) as network, progress as report:
         return rife.interpolate(
             network,
             images,
-            multiplier,
-            loop=loop,
+            timeline,
             progress=report,
             cancel=host.stop_if_interrupted,
             out=host.empty_images(images, frames),
@@ -344,8 +348,7 @@ class RIFEVideoInterpolate(io.ComfyNode):
         options = _options(**settings)
         if parts := host.in_memory(video):
             source = Fraction(parts.frame_rate)
-            times = rate / source if rate else Fraction(multiplier)
-            images = _interpolate(model, parts.images, times, loop, options)
+            images = _interpolate(model, parts.images, source, timeline, options)
             result = host.video_from_parts(
                 video, images, timeline.rate(source), sound=not slow_motion
             )

@@ -26,7 +26,7 @@ Progress = Callable[[int, int, Tensor], None]
 def interpolate(
     model: Network,
     frames: Tensor,
-    multiplier: int | float | str | Fraction | Schedule = 2,
+    multiplier: int | float | str | Fraction | Schedule | Timeline = 2,
     *,
     loop: bool = False,
     progress: Progress | None = None,
@@ -38,11 +38,12 @@ def interpolate(
 
     frames: (N, H, W, C), C 1 (grey), 3 (RGB) or 4 (RGB and alpha); floats in [0, 1] or uint8; on
         any device. Frames of any size from 1x1 up.
-    multiplier: 2 doubles the frame rate, Fraction(60, 24) makes 60 frames a second of 24, 1/2
-        keeps every second frame, "0-20:2, 21-:8" has its own for each pair; see `Timeline`.
+    multiplier: 2 doubles the frame rate, 2.5 makes five frames of two, 1/2 keeps every second
+        frame, "0-20:2, 21-:8" has its own for each pair; or a `Timeline` on which the frames are a
+        second apart: Timeline(frame_rate=Fraction(60, 24)) makes 60 frames a second of 24.
         Networks with a fixed timestep (the paper's IFNet, v3.x) make halves, quarters ... by
         recursion and the rest at the nearest of these, with a line in the log.
-    loop: make the frames between the last and the first, too.
+    loop: make the frames between the last and the first, too (a Timeline says so itself).
     progress: called as (done, total, frame) with each frame; frame: (H, W, C).
     cancel: called before each network run; returning True raises Cancelled, and an exception of
         its own goes through.
@@ -60,7 +61,9 @@ def interpolate(
         )
     if len(frames) == 0:
         raise ValueError("there are no frames to interpolate: the batch is empty")
-    timeline = Timeline(parse_multiplier(multiplier), loop=loop)
+    timeline = multiplier
+    if not isinstance(timeline, Timeline):
+        timeline = Timeline(parse_multiplier(multiplier), loop=loop)
     total = timeline.count(len(frames))
     if out is None:
         out = frames.new_empty((total, *frames.shape[1:]))
@@ -109,7 +112,7 @@ class _Key:
 def _keys(
     frames: Iterable[Tensor | Frame], timeline: Timeline, options: Options
 ) -> Iterator[tuple[_Key, Fraction]]:
-    """The frames and their places; with a loop, the first frame again at the end."""
+    """The frames and their places, and what follows the last where the timeline closes."""
     placed = _placed(frames, timeline, options)
     if not options.duplicates:
         yield from ((key, place) for key, place, _ in placed)
@@ -142,9 +145,9 @@ def _placed(
         before, run, end = key, run if repeats else key, frame.time + frame.duration
         if timeline.loop:
             first = first or key
-    if first:
-        again = after(replace(first, index=before.index + 1))
-        yield again, timeline.place(again.index, end), False
+    if before and timeline.closes:
+        follows = after(replace(first, index=before.index + 1)) if timeline.loop else before
+        yield follows, timeline.place(before.index + 1, end), not timeline.loop
 
 
 class _Run:

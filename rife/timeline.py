@@ -62,7 +62,9 @@ class Timeline:
     multiplier: output frames for each input frame: a whole number, a fraction such as 5/2, or a
         Schedule. Of n frames, m >= 1 makes ceil((n - 1) m) + 1, the last of which is the last
         input frame; so (n - 1) m + 1 for whole m.
-    frame_rate: output frames a second, evenly spaced; takes the multiplier's place.
+    frame_rate: output frames a second, evenly spaced; takes the multiplier's place. The clip lasts
+        as long as before, n frames of 1 / r seconds make ceil(n frame_rate / r): the last input
+        frame is shown for its time, too.
     loop: go on from the last frame to the first, up to just before it: ceil(n m) frames.
     slow_motion: show the frames at the input's rate.
     tick: seconds; a frame that lies as near to an output frame is taken for it, since files round
@@ -70,6 +72,9 @@ class Timeline:
 
     Where there are to be fewer frames than came in (m < 1: floor((n - 1) m) + 1), the nearest are
     picked and none is made; the first and, if there are two or more, the last stay.
+
+    What follows the last frame is the timeline's too (`closes`): with `loop` the first frame, with
+    `frame_rate` the last frame itself, still shown.
     """
 
     multiplier: Fraction | Schedule = Fraction(2)
@@ -84,6 +89,11 @@ class Timeline:
         if self.frame_rate is not None and self.frame_rate <= 0:
             raise ValueError(f"the frame rate must be more than 0, not {self.frame_rate}")
 
+    @property
+    def closes(self) -> bool:
+        """Whether the clip goes on to the place of a frame that would follow its last."""
+        return self.loop or self.frame_rate is not None
+
     def place(self, index: int, time: Fraction) -> Fraction:
         """The place of input frame `index`, shown `time` seconds after the first."""
         if isinstance(self.multiplier, Schedule) and self.frame_rate is None:
@@ -97,10 +107,10 @@ class Timeline:
 
     def count(self, frames: int, frame_rate: Fraction = Fraction(1)) -> int:
         """How many output frames are made of `frames` evenly spaced ones."""
-        if frames < 2 and not (frames and self.loop):
+        if frames < 2 and not (frames and self.closes):
             return frames
         before, last, end = (self.place(i, i / frame_rate) for i in range(frames - 2, frames + 1))
-        if self.loop:
+        if self.closes:
             return math.ceil(end)
         return (math.ceil(last) if last - before >= 1 else math.floor(last)) + 1
 
@@ -120,8 +130,8 @@ class Timeline:
     ) -> Iterator[tuple[T, T, Sequence[Fraction]]]:
         """Yield (first, second, timesteps), in order: all output frames, from pair to pair.
 
-        keys: frames with their places, in order; with `loop`, the first one comes again at the
-            end. Timesteps are in [0, 1]; 0 is `first` itself, 1 is `second`.
+        keys: frames with their places, in order; if the timeline closes, the one that follows the
+            last is among them. Timesteps are in [0, 1]; 0 is `first` itself, 1 is `second`.
         """
         previous, held = None, None
         shown = 0  # output frames that were yielded or are held
@@ -136,17 +146,18 @@ class Timeline:
                     yield first, key, [(k - start) / (end - start) for k in ks]
                 elif ks:
                     later = (ks[0] - start) / (end - start) >= HALF
-                    # Held back: if no other follows, the clip's last frame takes its turn.
+                    # Held back, for it may be the last.
                     held = first, key, [Fraction(later)]
                 shown += len(ks)
             previous = key, end
         if previous is None:
             return
         last, end = previous
-        taken = held and end < shown and not self.loop  # the last place, by a frame picked for it
-        if held and not (taken and shown > 1):
+        # Whether the last place went to a frame picked for it: the clip's last frame takes it.
+        taken = bool(held) and (self.closes or end < shown)
+        if held and (self.loop or shown == 1 or not taken):
             yield held
-        if not self.loop and not (taken and shown == 1):
+        if not self.loop and (shown > 1 if taken else not (self.closes and ks)):
             yield last, last, [Fraction(1)]
 
 

@@ -139,7 +139,7 @@ def test_any_rate_loop_schedule_and_slow_motion(model, short, tmp_path):
             rate, sound = container.streams.video[0].average_rate, len(container.streams.audio)
         return rate, len(frames_of(out)), sound
 
-    assert run("--target-fps", 60) == (60, 28, 1)
+    assert run("--target-fps", 60) == (60, 29, 1)
     assert run("-m", "2.5", "--duplicates", "--cuts", "ignore") == (Fraction(125, 2), 29, 1)
     assert run("-m", "0-3:2, 4:3", "--slow-motion") == (25, 18, 0)
     assert run("--loop", "--start", "0.2", "--duration", "0.12") == (50, 6, 1)

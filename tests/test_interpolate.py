@@ -245,6 +245,15 @@ def test_24_to_60_frames_a_second_keeps_what_falls_on_an_original(v40, bikes):
     assert torch.equal(out[2], fifths[4])
 
 
+def test_at_a_frame_rate_the_last_frame_is_shown_for_its_time(v40, bikes):
+    out = interpolate(v40, bikes[:3], Timeline(frame_rate=Fraction(60, 24)))
+    assert len(out) == 8
+    assert torch.equal(out[:6], interpolate(v40, bikes[:3], 2.5))
+    assert torch.equal(out[5:], bikes[[2, 2, 2]])
+    looped = Timeline(frame_rate=Fraction(2), loop=True)
+    assert torch.equal(interpolate(v40, bikes, looped), interpolate(v40, bikes, loop=True))
+
+
 def test_fewer_frames_are_picked_and_none_is_made(v40, bikes, monkeypatch):
     runs = counted(monkeypatch, v40)
     assert torch.equal(interpolate(v40, bikes, "0.5"), bikes[[0, 3]])

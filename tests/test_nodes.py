@@ -220,8 +220,8 @@ def test_the_rate_and_the_count_come_out_for_the_nodes_after(
 
     assert run(2) == (16.0, 7)
     assert run(3, 24.0) == (72.0, 10)
-    assert run(2, 24.0, 60.0) == (60.0, 9)
-    assert run(2, 23.976, 59.94) == (60000 / 1001, 9)
+    assert run(2, 24.0, 60.0) == (60.0, 10)
+    assert run(2, 23.976, 59.94) == (60000 / 1001, 10)
     assert run(2, 60.0, 24.0) == (24.0, 2)
     assert run(2, loop=True) == (16.0, 8)
 

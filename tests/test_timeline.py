@@ -39,13 +39,14 @@ def schedules(draw):
     return Schedule(tuple(spans))
 
 
-def positions(timeline, frames, times=None):
-    """Where in the input the output frames of a clip of so many frames lie."""
+def positions(timeline, frames, times=None, last=Fraction(1)):
+    """Where in the input the output frames of a clip of so many frames lie; the last one is shown
+    for `last` seconds."""
     times = times or [Fraction(i) for i in range(frames)]
     keys = [(i, timeline.place(i, t)) for i, t in enumerate(times)]
-    if timeline.loop and frames:
-        step = times[-1] - times[-2] if frames > 1 else Fraction(1)
-        keys.append((frames, timeline.place(frames, times[-1] + step)))
+    if timeline.closes and frames:
+        follows = frames if timeline.loop else frames - 1
+        keys.append((follows, timeline.place(frames, times[-1] + last)))
     return [a + t * (b - a) for a, b, ts in timeline.steps(keys) for t in ts]
 
 
@@ -86,17 +87,27 @@ def test_a_schedule_has_a_multiplier_for_each_pair():
 
 def test_uneven_frames_become_even_ones_at_a_frame_rate():
     times = [Fraction(t, 100) for t in (0, 4, 10, 12)]
-    found = positions(Timeline(frame_rate=Fraction(50)), 4, times)
+    found = positions(Timeline(frame_rate=Fraction(50)), 4, times, last=Fraction(2, 100))
     assert found == [0, Fraction(1, 2), 1, 1 + Fraction(1, 3), 1 + Fraction(2, 3), 2, 3]
+
+
+def test_at_a_frame_rate_the_last_frame_is_shown_for_its_time():
+    found = positions(Timeline(frame_rate=Fraction(5, 2)), 3)
+    assert found == [*(Fraction(2 * k, 5) for k in range(6)), 2, 2]
+    assert positions(Timeline(frame_rate=Fraction(3)), 1) == [0, 0, 0]
+    assert positions(Timeline(frame_rate=Fraction(2, 5)), 5) == [0, 4]
+    assert positions(Timeline(frame_rate=Fraction(2, 5)), 1) == [0]
+    uneven = [Fraction(0), Fraction(5, 2)]
+    assert positions(Timeline(frame_rate=Fraction(1)), 2, uneven)[-1] == 1
 
 
 def test_rounded_times_still_fall_on_the_frames():
     """Matroska rounds the times of 24 frames a second to milliseconds."""
     times = [Fraction(round(Fraction(1000 * i, 24)), 1000) for i in range(25)]
     timeline = Timeline(frame_rate=Fraction(60), tick=Fraction(1, 1000))
-    found = positions(timeline, 25, times)
-    assert found[::5] == list(range(0, 25, 2))
-    assert len(found) == 61
+    found = positions(timeline, 25, times, last=Fraction(1, 24))
+    assert found[:62:5] == list(range(0, 25, 2))
+    assert len(found) == 63
 
 
 @given(multipliers, st.integers(0, 60), st.booleans())
@@ -146,13 +157,16 @@ def test_output_frames_are_in_order_inside_the_clip_and_keep_the_ends(multiplier
         assert set(range(frames)) <= set(found)
 
 
-@given(rates, rates, st.integers(2, 200))
+@given(rates, rates, st.integers(1, 200))
 def test_a_clip_lasts_as_long_at_any_rate(source, target, frames):
     timeline = Timeline(frame_rate=target)
     times = [i / source for i in range(frames)]
-    found = positions(timeline, frames, times)
-    assert len(found) == timeline.count(frames, source) == Timeline(target / source).count(frames)
-    assert abs(len(found) / target - frames / source) <= max(1 / source, 1 / target)
+    found = positions(timeline, frames, times, last=1 / source)
+    assert len(found) == timeline.count(frames, source) == math.ceil(frames * target / source)
+    assert 0 <= len(found) / target - frames / source < 1 / target
+    assert found[0] == 0
+    if len(found) > 1:
+        assert found[-1] == frames - 1
 
 
 @given(rates, rates, st.integers(0, 10 * HOURS))
@@ -174,10 +188,14 @@ def test_there_is_no_drift_in_ten_hours(source, target, second):
 def test_variable_frame_rates_are_in_order_too(gaps, target):
     times = [Fraction(sum(gaps[:i]), 100) for i in range(len(gaps) + 1)]
     timeline = Timeline(frame_rate=target, tick=Fraction(1, 1000))
-    found = positions(timeline, len(times), times)
-    assert all(a < b for a, b in pairwise(found))
+    found = positions(timeline, len(times), times, last=times[-1] - times[-2])
+    made = [p for p in found if p < len(gaps)]
+    assert all(a < b for a, b in pairwise(made))
+    assert found == made + [len(gaps)] * (len(found) - len(made))
     assert found[0] == 0
-    assert abs(len(found) / target - times[-1]) <= 2 / target
+    assert found[-1] == len(gaps) or len(found) == 1
+    lasts = times[-1] + times[-1] - times[-2]
+    assert abs(len(found) / target - lasts) < 2 / target  # room for the last frame, in any case
 
 
 @pytest.mark.parametrize(
