@@ -5,7 +5,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -42,8 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the output was not written", file=sys.stderr)
         return 130
-    except (FileError, ValueError, NotEnoughMemory, torch.OutOfMemoryError) as error:
+    except (FileError, ValueError, NotEnoughMemory) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except torch.OutOfMemoryError as error:  # for the model itself
+        print(f"error: out of memory. Try --device cpu ({error})", file=sys.stderr)
         return 1
     return 0
 
@@ -59,12 +63,7 @@ def run_interpolate(args: argparse.Namespace) -> None:
         args.cuts, args.cut_sensitivity, args.duplicates,
     )  # fmt: skip
     timeline = Timeline(args.multiplier, args.target_fps, args.loop, args.slow_motion)
-    with tqdm(unit="frame", desc=args.input.name, dynamic_ncols=True) as bar:
-
-        def report(done: int, total: int | None, _: torch.Tensor) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with _bar(args.input.name, unit="frame") as report:
         interpolate_file(
             model, args.input, args.output, timeline, options,
             frame_rate=args.fps, start=args.start, duration=args.duration,
@@ -72,6 +71,18 @@ def run_interpolate(args: argparse.Namespace) -> None:
             crf=args.crf, codec=args.codec, pixel_format=args.pixel_format,
         )  # fmt: skip
     print(f"{args.output}")
+
+
+@contextmanager
+def _bar(name: str, **settings) -> Iterator[Callable[..., None]]:
+    """A bar, and the callback (done, total or None, anything more) that moves it."""
+    with tqdm(desc=name, dynamic_ncols=True, **settings) as bar:
+
+        def report(done: int, total: int | None, *_: object) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield report
 
 
 def run_info(args: argparse.Namespace) -> None:
@@ -95,12 +106,7 @@ def run_get(args: argparse.Namespace) -> None:
     """One of them, downloaded."""
     if args.name not in ZOO:
         raise FileError(f'There is no "{args.name}" among: python -m rife models')
-    with tqdm(desc=args.name, unit="B", unit_scale=True, dynamic_ncols=True) as bar:
-
-        def report(done: int, total: int | None) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with _bar(args.name, unit="B", unit_scale=True) as report:
         path = fetch(ZOO[args.name], args.to or _models_folder(), report)
     print(path)
 
