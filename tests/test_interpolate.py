@@ -15,16 +15,6 @@ from .seeded import seeded_images, seeded_state
 
 
 @pytest.fixture(scope="module")
-def v40(weights):
-    return load_model(weights("v4.0"), "cpu")
-
-
-@pytest.fixture(scope="module")
-def v38(weights):
-    return load_model(weights("v3.8"), "cpu")
-
-
-@pytest.fixture(scope="module")
 def bikes(clips):
     """(4, 96, 128, 3) float32 in [0, 1]: a window of a real clip."""
     with av.open(str(clips("bikes"))) as container:

@@ -38,16 +38,6 @@ LOTS = 10**12
 
 
 @pytest.fixture(scope="module")
-def v40(weights):
-    return load_model(weights("v4.0.safetensors"), "cpu")
-
-
-@pytest.fixture(scope="module")
-def v38(weights):
-    return load_model(weights("v3.8"), "cpu")
-
-
-@pytest.fixture(scope="module")
 def bikes(clips):
     """(3, 192, 512, 3) uint8: a window of a real clip. Needs no padding."""
     with av.open(str(clips("bikes"))) as container:
