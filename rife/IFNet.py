@@ -32,6 +32,7 @@ class IFBlock(nn.Module):
         )
         self.convblock = nn.Sequential(*(conv(c, c) for _ in range(8)))
         self.lastconv = nn.ConvTranspose2d(c, 5, 4, 2, 1)
+        self.up = self.first_stride
 
     def forward(self, x: Tensor, flow: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
         """x: (B, C, H, W); flow: (B, 4, H, W) in pixels, or None at the first stage; scale: how far
@@ -40,11 +41,16 @@ class IFBlock(nn.Module):
         x = resize(x, 1 / scale)
         if flow is not None:
             x = torch.cat((x, resize(flow, 1 / scale) / scale), 1)
-        x = self.conv0(x.to(self.lastconv.weight.dtype))
-        x = self.convblock(x) + x
-        up = scale * self.first_stride
-        out = resize(at_least_float32(self.lastconv(x)), up)
+        x = self.conv0[0](x.to(self.lastconv.weight.dtype))
+        up = scale * self.up
+        out = resize(at_least_float32(self.body(x)), up)
         return out[:, :4] * up, out[:, 4:5]
+
+    def body(self, x: Tensor) -> Tensor:
+        """All between the two resizings but the first convolution: flow and mask, `up` times
+        smaller than the block's input."""
+        x = self.conv0[1](x)
+        return self.lastconv(self.convblock(x) + x)
 
 
 class IFNet(Network):
@@ -71,6 +77,12 @@ class IFNet(Network):
         self.block_tea = self.block(16 + 4 + extra, c=90)
         self.contextnet = Contextnet(first_stride)
         self.unet = Unet(first_stride)
+        still = {"still0": 3, "still1": 3, "time": extra}
+        self.inputs = still | {"image0": 3, "image1": 3, "mask": 1, "flow": 4}
+
+    @property
+    def blocks(self) -> list[IFBlock]:
+        return [self.block0, self.block1, self.block2]
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor]) -> "IFNet | None":
@@ -151,7 +163,7 @@ class IFNet(Network):
         )
         residual = self._residual(
             frame0.image, frame1.image, warped0, warped1, mask, flow,
-            frame0.features, frame1.features,
+            frame0.pyramid, frame1.pyramid,
         )  # fmt: skip
         return Motion(flow, torch.sigmoid(mask), residual)
 
@@ -163,7 +175,7 @@ class IFNet(Network):
         """Yield flow, mask (before its sigmoid) and both warped frames after each block."""
         flow = mask = None
         warped0, warped1 = img0, img1
-        for block, scale in zip((self.block0, self.block1, self.block2), scales, strict=True):
+        for block, scale in zip(self.blocks, scales, strict=True):
             if flow is None:
                 flow, mask = block(torch.cat((img0, img1, *plane), 1), None, scale=scale)
             else:

@@ -42,13 +42,18 @@ class IFBlock(nn.Module):
         """x: both warped frames and the mask, (B, 7, H, W); flow: (B, 4, H, W) in pixels; scale:
         how far the input is reduced. Returns the change of flow, in pixels, and of the mask."""
         x = torch.cat((resize(x, 1 / scale), resize(flow, 1 / scale) / scale), 1)
-        x = self.conv0(x.to(self.conv0[0][0].weight.dtype))
+        x = self.conv0[0](x.to(self.conv0[0][0].weight.dtype))
+        up = scale * self.up
+        out = resize(at_least_float32(self.body(x)), up)
+        return out[:, :4] * up, out[:, 4:5]
+
+    def body(self, x: Tensor) -> Tensor:
+        """All between the two resizings but the first convolution: flow and mask, `up` times
+        smaller than the block's input."""
+        x = self.conv0[1](x)
         for pair in (self.convblock0, self.convblock1, self.convblock2, self.convblock3):
             x = pair(x) + x
-        up = scale * self.up
-        flow = resize(at_least_float32(self.conv1(x)), up) * up
-        mask = resize(at_least_float32(self.conv2(x)), up)
-        return flow, mask
+        return torch.cat((self.conv1(x), self.conv2(x)), 1)
 
 
 def _head(c: int, out_planes: int) -> nn.Sequential:
@@ -66,6 +71,7 @@ class IFNet_HDv3(Network):
     scales = (4, 2, 1)
     built_in = frozenset({"ensemble"})
     bytes_per_pixel = 450
+    inputs: ClassVar = {"image0": 3, "image1": 3, "mask": 1, "flow": 4}
 
     def __init__(self, deconvs: int = 2):
         super().__init__()
@@ -73,6 +79,10 @@ class IFNet_HDv3(Network):
         self.block0 = IFBlock(7 + 4, 90, deconvs)
         self.block1 = IFBlock(7 + 4, 90, deconvs)
         self.block2 = IFBlock(7 + 4, 90, deconvs)
+
+    @property
+    def blocks(self) -> list[IFBlock]:
+        return [self.block0, self.block1, self.block2]
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor]) -> "IFNet_HDv3 | None":
@@ -99,7 +109,7 @@ class IFNet_HDv3(Network):
         img0, img1 = frame0.image, frame1.image
         flow = torch.zeros_like(img0[:, :1]).repeat(1, 4, 1, 1)
         mask = torch.zeros_like(img0[:, :1])
-        for i, block in enumerate((self.block0, self.block1, self.block2)):
+        for i, block in enumerate(self.blocks):
             warped0 = warp(img0, flow[:, :2]) if i else img0
             warped1 = warp(img1, flow[:, 2:]) if i else img1
             s = self.scales[i] / scale

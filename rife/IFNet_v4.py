@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from .network import Motion, Network, Prepared
+from .network import Motion, Network, Prepared, one_by_one
 from .refine import Contextnet, Unet
 from .warp import at_least_float32, resize, swap_directions, warp
 
@@ -140,13 +140,17 @@ class IFBlock(nn.Module):
         x = resize(x, 1 / scale)
         if flow is not None:
             x = torch.cat((x, resize(flow, 1 / scale) / scale), 1)
-        x = self.conv0(x.to(self.conv0[0][0].weight.dtype))
-        out = self.convblock(x)
-        if self.residual_around:
-            out = out + x
+        x = self.conv0[0](x.to(self.conv0[0][0].weight.dtype))
         up = scale * self.up
-        out = resize(at_least_float32(self.lastconv(out)), up)
+        out = resize(at_least_float32(self.body(x)), up)
         return out[:, :4] * up, out[:, 4:5], out[:, 5 : 5 + self.hands_over]
+
+    def body(self, x: Tensor) -> Tensor:
+        """All between the two resizings but the first convolution: the planes of flow, mask and
+        features, `up` times smaller than the block's input."""
+        x = self.conv0[1](x)
+        out = self.convblock(x)
+        return self.lastconv(out + x if self.residual_around else out)
 
 
 class IFNet_v4(Network):
@@ -166,12 +170,15 @@ class IFNet_v4(Network):
         options = {"ensemble": not p.hands_over, "refine": p.refine}
         self.options = frozenset(name for name, has in options.items() if has)
 
-        features = 2 * p.head.features if p.head else 0
-        inputs = [7 + features] + [8 + 4 + features + p.hands_over] * (len(p.channels) - 1)
-        self.bytes_per_pixel = 80 + 24 * inputs[-1]
+        features = p.head.features if p.head else 0
+        first = {"image0": 3, "image1": 3, "features0": features, "features1": features, "time": 1}
+        self.inputs = first | {"mask": 1, "handed": p.hands_over, "flow": 4}
+        self.mask_adds = p.head is None
+        in_planes = sum(self.inputs.values())
+        self.bytes_per_pixel = 80 + 24 * in_planes
         self.refine_bytes_per_pixel = 360 if p.refine else 0
-        for i, (in_planes, c) in enumerate(zip(inputs, p.channels, strict=True)):
-            self.add_module(f"block{i}", IFBlock(in_planes, c, p))
+        for i, c in enumerate(p.channels):
+            self.add_module(f"block{i}", IFBlock(in_planes if i else sum(first.values()), c, p))
         if p.head:
             self.encode = _build_head(p.head)
         if p.refine:
@@ -196,13 +203,12 @@ class IFNet_v4(Network):
         return super().side_multiple(scale) * (2 if self.doubles_scales else 1)
 
     def prepare(self, image: Tensor, *, refine: bool = False) -> Prepared:
-        """As in Network; features: the image with its head's features, then the refine pyramid."""
         image = image.float()
         seen = image
         if self.parameters_row.head:
             seen = torch.cat((image, self.encode(image.to(self.dtype)).float()), 1)
         pyramid = self.contextnet.pyramid(image.to(self.dtype)) if refine else ()
-        return Prepared(image, (seen, *pyramid))
+        return Prepared(seen, pyramid)
 
     def motion(
         self,
@@ -217,8 +223,7 @@ class IFNet_v4(Network):
         scales = [s / scale for s in self.scales]
         blocks = self.blocks
         plane = torch.ones_like(frame0.image[:, :1]) * timestep
-        seen0, *pyramid0 = frame0.features
-        seen1, *pyramid1 = frame1.features
+        seen0, seen1 = frame0.seen, frame1.seen
 
         def look(flow: Tensor) -> tuple[Tensor, Tensor]:
             return warp(seen0, flow[:, :2]), warp(seen1, flow[:, 2:])
@@ -239,10 +244,10 @@ class IFNet_v4(Network):
         for i in range(len(blocks)):
             change, new_mask, new_handed = step(i, view, flow, mask, handed)
             if i == 1 and self.doubles_scales:
-                lost = self._lost(change)
-                if lost.any() and not lost.all():  # each pair decides for itself
+                lost = self.lost(change)
+                if lost.any() and not lost.all():
                     options = {"scale": scale, "ensemble": ensemble, "refine": refine}
-                    return self._one_by_one(frame0, frame1, plane, options)
+                    return one_by_one(self.motion, (frame0, frame1), plane, **options)
                 if lost.all():
                     scales = [2 * s for s in scales]
                     flow, mask, handed = step(0, (seen0, seen1), None, None, None)
@@ -252,8 +257,7 @@ class IFNet_v4(Network):
                 back, back_mask, _ = step(i, view, flow, mask, handed, backwards=True)
                 change = (change + swap_directions(back)) / 2
                 new_mask = (new_mask - back_mask) / 2
-            adds = flow is not None and not self.parameters_row.head
-            mask = mask + new_mask if adds else new_mask
+            mask = mask + new_mask if self.mask_adds and mask is not None else new_mask
             flow = change if flow is None else flow + change
             handed = new_handed
             if refine or i + 1 < len(blocks):
@@ -261,32 +265,16 @@ class IFNet_v4(Network):
 
         residual = None
         if refine:
-            c0 = self.contextnet.warp_pyramid(pyramid0, flow[:, :2])
-            c1 = self.contextnet.warp_pyramid(pyramid1, flow[:, 2:])
+            c0 = self.contextnet.warp_pyramid(frame0.pyramid, flow[:, :2])
+            c1 = self.contextnet.warp_pyramid(frame1.pyramid, flow[:, 2:])
             warped = (v[:, :3] for v in view)
             refined = self.unet(frame0.image, frame1.image, *warped, mask, flow, c0, c1)
             residual = at_least_float32(refined) * 2 - 1
         return Motion(flow, torch.sigmoid(mask), residual)
 
-    def _lost(self, change: Tensor) -> Tensor:
+    def lost(self, change: Tensor) -> Tensor:
         """(B,), true where both directions of block 1's flow exceed `lost_at` somewhere."""
         return (change.abs().amax((2, 3)).unflatten(1, (2, 2)).amax(2) > self.lost_at).all(1)
-
-    def _one_by_one(self, frame0, frame1, plane, options) -> Motion:
-        singles = [
-            self.motion(
-                Prepared(frame0.image[i : i + 1], tuple(f[i : i + 1] for f in frame0.features)),
-                Prepared(frame1.image[i : i + 1], tuple(f[i : i + 1] for f in frame1.features)),
-                plane[i : i + 1],
-                **options,
-            )
-            for i in range(len(plane))
-        ]
-        return Motion(
-            torch.cat([m.flow for m in singles]),
-            torch.cat([m.mask for m in singles]),
-            torch.cat([m.residual for m in singles]) if options["refine"] else None,
-        )
 
 
 def _build_head(head: Head) -> nn.Sequential:

@@ -1,6 +1,6 @@
 """What every RIFE network answers, so that nothing above it asks which one it has."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,12 +14,22 @@ from .warp import warp
 class Prepared:
     """One frame, made ready for a network: whatever can be computed before its neighbour is known.
 
-    image: (B, 3, H, W) float32 in [0, 1], sides divisible as `Network.side_multiple` asks.
-    features: tensors that only the network which made them reads.
+    seen: (B, 3 + features, H, W) float32, the image in [0, 1] and, to networks with a head, its
+        features; sides divisible as `Network.side_multiple` asks.
+    pyramid: of the refine module, coarser and coarser.
     """
 
-    image: Tensor
-    features: tuple[Tensor, ...] = ()
+    seen: Tensor
+    pyramid: tuple[Tensor, ...] = ()
+
+    @property
+    def image(self) -> Tensor:
+        """(B, 3, H, W) float32 in [0, 1]."""
+        return self.seen[:, :3]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Prepared":
+        """With all its tensors changed alike."""
+        return Prepared(change(self.seen), tuple(map(change, self.pyramid)))
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,15 @@ class Network(nn.Module):
     any_timestep: ClassVar[bool] = True
     #: Scale factors of the blocks, coarse to fine.
     scales: tuple[int, ...]
+    #: What the blocks see and in how many channels, in their order: "image0" and "image1", warped
+    #: by the flow so far, with "features0" and "features1"; "still0" and "still1", the images as
+    #: they are; "time"; "mask" and "handed", what the block before found; "flow". The first block
+    #: sees as many of them as it has channels.
+    inputs: Mapping[str, int]
+    #: Each block changes the mask before it; else it makes a new one.
+    mask_adds: bool = True
+    #: The second block may find that the first lost its way; see IFNet_v4.
+    doubles_scales: bool = False
     #: What can be switched on, of "ensemble" and "refine" (see `motion`) ...
     options: frozenset[str] = frozenset()
     #: ... and what is part of this network, switched on or not.
@@ -136,9 +155,30 @@ class Network(nn.Module):
         return round(needed + pixels * self.refine_bytes_per_pixel * refine)
 
     @property
+    def blocks(self) -> list[nn.Module]:
+        """The blocks that estimate motion, as many as `scales`."""
+        raise NotImplementedError
+
+    @property
     def dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+
+def one_by_one(
+    motion: Callable[..., Motion], frames: Sequence[Prepared], times: Tensor, **options
+) -> Motion:
+    """What `motion` makes of a batch if each pair in it is alone; times: (B, 1, 1, 1)."""
+
+    singles = [
+        motion(*(frame.map(lambda x: x[i : i + 1]) for frame in frames), times[i : i + 1], **options)
+        for i in range(len(times))
+    ]
+    return Motion(
+        torch.cat([single.flow for single in singles]),
+        torch.cat([single.mask for single in singles]),
+        None if singles[0].residual is None else torch.cat([m.residual for m in singles]),
+    )

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from .cancel import Cancel, Cancelled
+from .engine import Engine
 from .memory import Ladder, Way, is_out_of_memory
 from .network import Motion, Network, Prepared
 from .options import Options
@@ -53,6 +54,7 @@ class Pairs:
     ):
         self.model, self.options, self.cancel = model, options, cancel
         self._ladder = Ladder(model, options, memory_limit)
+        self._engine: Engine | None = None
         self._whole = WeakIdKeyDictionary()  # frame -> _Ready
         self._warned = False
         self._said = False
@@ -155,47 +157,44 @@ class Pairs:
         def call(a: _Ready, b: _Ready) -> Tensor:
             if self.cancel and self.cancel():
                 raise Cancelled("interpolation was cancelled")
-            return look(self._motion(way.model, a, b, timesteps, scale), a, b)
+            return look(self._motion(a, b, timesteps, scale), a, b)
 
+        if self._engine is None or self._engine.network is not way.model:
+            self._engine = Engine(way.model)
         if not way.tiles:
             for frame in (first, second):
                 if frame not in self._whole:
-                    self._whole[frame] = self._ready(way.model, frame, scale)
+                    self._whole[frame] = self._ready(frame, scale)
             return call(self._whole[first], self._whole[second])[..., :height, :width]
         canvas = None
         for tile in way.tiles:
-            made = call(*(self._ready(way.model, tile.of(x), scale) for x in (first, second)))[0]
+            made = call(*(self._ready(tile.of(x), scale) for x in (first, second)))[0]
             if canvas is None:
                 canvas = torch.zeros(len(made), height, width, device=first.device)
             tile.add(made, canvas)
         return canvas[None]
 
-    def _ready(self, model: Network, image: Tensor, scale: float) -> _Ready:
+    def _ready(self, image: Tensor, scale: float) -> _Ready:
         """(H, W, C) as the user has it -> what the network takes."""
-        x = rearrange(image, "h w c -> 1 c h w").to(model.device)
+        network = self._engine.network
+        x = rearrange(image, "h w c -> 1 c h w").to(network.device)
         x = x.float() / 255 if x.dtype == torch.uint8 else self._within_range(x.float())
-        x = pad(x, model.side_multiple(scale))
-        return _Ready(x, model.prepare(self._views(colours(x)), refine=self.options.refine))
+        x = pad(x.contiguous(), network.side_multiple(scale))
+        prepared = self._engine.prepare(self._views(colours(x)), refine=self.options.refine)
+        return _Ready(x, prepared)
 
     def _motion(
-        self,
-        model: Network,
-        first: _Ready,
-        second: _Ready,
-        timesteps: Sequence[Fraction],
-        scale: float,
+        self, first: _Ready, second: _Ready, timesteps: Sequence[Fraction], scale: float
     ) -> Motion:
         """Of each timestep, and with tta of each view: ordered (timestep view)."""
-        frames = []
-        for prepared in (first.prepared, second.prepared):
-            tensors = (prepared.image, *prepared.features)
-            image, *features = (_times(x, len(timesteps)) for x in tensors)
-            frames.append(Prepared(image, tuple(features)))
+        frames = [
+            ready.prepared.map(lambda x: _times(x, len(timesteps))) for ready in (first, second)
+        ]
         views = len(first.prepared.image)
         times = torch.tensor([float(t) for t in timesteps for _ in range(views)])
-        return model.motion(
+        return self._engine.motion(
             *frames,
-            times.to(model.device)[:, None, None, None],
+            times.to(first.image.device)[:, None, None, None],
             scale=scale,
             ensemble=self.options.ensemble,
             refine=self.options.refine,
@@ -220,11 +219,13 @@ class Pairs:
         return torch.cat((x, turn(x))) if self.options.tta else x
 
     def _within_range(self, x: Tensor) -> Tensor:
-        clamped = x.clamp(0, 1)
-        if not self._warned and not torch.equal(clamped, x):
+        low, high = torch.aminmax(x)
+        if 0 <= low and high <= 1:
+            return x
+        if not self._warned:
             log.warning("frames have values outside [0, 1]; new frames are made from clamped ones")
             self._warned = True
-        return clamped
+        return x.clamp(0, 1)
 
 
 def turn(x: Tensor) -> Tensor:

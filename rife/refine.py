@@ -4,6 +4,8 @@ Shared by the paper's network, its relatives, and RIFE v4.0 - v4.1. Upstream: EC
 model/refine.py.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -75,9 +77,12 @@ class Unet(nn.Module):
     first_stride: 2, or 1 for IFNet_2R, which halves the size in the last convolution instead.
     """
 
+    #: Of the first convolution; names as in Network.inputs.
+    inputs: ClassVar = {"still0": 3, "still1": 3, "image0": 3, "image1": 3, "mask": 1, "flow": 4}
+
     def __init__(self, first_stride: int = 2):
         super().__init__()
-        self.down0 = Conv2(17, 2 * WIDTH, first_stride)
+        self.down0 = Conv2(sum(self.inputs.values()), 2 * WIDTH, first_stride)
         self.down1 = Conv2(4 * WIDTH, 4 * WIDTH)
         self.down2 = Conv2(8 * WIDTH, 8 * WIDTH)
         self.down3 = Conv2(16 * WIDTH, 16 * WIDTH)
@@ -101,7 +106,11 @@ class Unet(nn.Module):
         """Images (B, 3, H, W), mask (B, 1, H, W) before its sigmoid, flow (B, 4, H, W) in pixels,
         c0 and c1 from Contextnet -> (B, 3, H, W) in [0, 1], where 0.5 changes nothing."""
         x = torch.cat((img0, img1, warped_img0, warped_img1, mask, flow), 1)
-        s0 = self.down0(x.to(self.conv.weight.dtype))
+        return self.body(self.down0.conv1(x.to(self.conv.weight.dtype)), c0, c1)
+
+    def body(self, x: Tensor, c0: list[Tensor], c1: list[Tensor]) -> Tensor:
+        """All but the first convolution."""
+        s0 = self.down0.conv2(x)
         s1 = self.down1(torch.cat((s0, c0[0], c1[0]), 1))
         s2 = self.down2(torch.cat((s1, c0[1], c1[1]), 1))
         s3 = self.down3(torch.cat((s2, c0[2], c1[2]), 1))

@@ -1,5 +1,7 @@
 """Backward warping and the bilinear resizing that every RIFE network shares."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,16 +18,37 @@ def warp(image: Tensor, flow: Tensor) -> Tensor:
     """
     image, flow = at_least_float32(image), at_least_float32(flow)
     height, width = image.shape[-2:]
-    x = _unit_axis(width, flow) + flow[:, 0] / max((width - 1) / 2, 0.5)
-    y = _unit_axis(height, flow)[:, None] + flow[:, 1] / max((height - 1) / 2, 0.5)
-    grid = torch.stack((x, y), dim=-1)
+    x = unit_axis(width, flow) + flow[:, 0] / max((width - 1) / 2, 0.5)
+    y = unit_axis(height, flow)[:, None] + flow[:, 1] / max((height - 1) / 2, 0.5)
+    return sample(image, torch.stack((x, y), dim=-1))
+
+
+def sample(image: Tensor, grid: Tensor) -> Tensor:
+    """`image` (B, C, H, W) at the points of `grid` (B, h, w, 2), -1 and 1 being the centres of the
+    first and the last pixel; beyond them the border repeats. Returns (B, C, h, w)."""
+    if len(grid) > 1 or grid.device.type != "cpu":
+        return _sample(image, grid)
+    bands = sample_in_bands(image, grid)
+    return bands.transpose(0, 1).reshape(1, image.shape[1], *grid.shape[1:3])
+
+
+def sample_in_bands(image: Tensor, grid: Tensor, rows: int = 1) -> Tensor:
+    """As `sample`, of one image, on all of the CPU's cores: torch samples each image of a batch
+    with one. Returns (bands, C, h / bands, w), the result in as many parts, of `rows` or a
+    multiple of them."""
+    bands = math.gcd(grid.shape[1] // rows, torch.get_num_threads())
+    return _sample(image.expand(bands, -1, -1, -1), grid.reshape(bands, -1, *grid.shape[2:]))
+
+
+def _sample(image: Tensor, grid: Tensor) -> Tensor:
     padding = "border"
     if grid.device.type == "mps":  # knows no border padding; clamped coordinates are the same
         grid, padding = grid.clamp(-1, 1), "zeros"
     return F.grid_sample(image, grid, "bilinear", padding, align_corners=True)
 
 
-def _unit_axis(size: int, like: Tensor) -> Tensor:
+def unit_axis(size: int, like: Tensor) -> Tensor:
+    """(size,): the centres of as many pixels, as `sample` has them."""
     return torch.linspace(-1, 1, size, device=like.device, dtype=like.dtype)
 
 

@@ -13,25 +13,34 @@ import av
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from rife import interpolate, load_model
-from rife.IFNet_v4 import ResConv
+from rife.fuse import Layer, fuse
 
-LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.PReLU, nn.LeakyReLU, nn.Sequential, ResConv)
 
 
 def rounded(x):
     return x.half().float() if torch.is_tensor(x) else x
 
 
-def emulate_float16(model):
-    model.half().float()
-    for module in model.modules():
-        if isinstance(module, LAYERS):
-            module.register_forward_pre_hook(lambda _, inputs: tuple(map(rounded, inputs)))
-            module.register_forward_hook(lambda *args: rounded(args[-1]))
-    return model
+@pytest.fixture
+def emulated(monkeypatch):
+    """emulated(model, frames): what `interpolate` gives, in float16."""
+
+    def rounding(network):
+        fused = fuse(network)
+        for module in fused.modules():
+            if isinstance(module, Layer):
+                module.register_forward_pre_hook(lambda _, inputs: tuple(map(rounded, inputs)))
+                module.register_forward_hook(lambda *args: rounded(args[-1]))
+        return fused
+
+    def run(model, frames):
+        with monkeypatch.context() as patch:
+            patch.setattr("rife.engine.fuse", rounding)
+            return interpolate(model.half().float(), frames)
+
+    return run
 
 
 def pair(path, index, height, width):
@@ -57,13 +66,13 @@ def worst_tile(error):
 
 
 @pytest.mark.parametrize("version", ["v4.0", "v3.8"])
-def test_emulated_float16_is_float16(clips, weights, version):
+def test_emulated_float16_is_float16(clips, weights, version, emulated):
     frames = pair(clips("bikes"), 40, 272, 640)[:, :64, 200:264]
     true = interpolate(load_model(weights(version), "cpu", torch.float16), frames)[1]
-    emulated = interpolate(emulate_float16(load_model(weights(version), "cpu")), frames)[1]
+    almost = emulated(load_model(weights(version), "cpu"), frames)[1]
     reference = interpolate(load_model(weights(version), "cpu"), frames)[1]
     assert psnr(true - reference) < 110, "float16 must differ for this to say anything"
-    assert psnr(emulated - reference) == pytest.approx(psnr(true - reference), abs=5)
+    assert psnr(almost - reference) == pytest.approx(psnr(true - reference), abs=5)
 
 
 @pytest.mark.slow
@@ -71,14 +80,15 @@ def test_emulated_float16_is_float16(clips, weights, version):
     ("version", "height", "width"),
     [("v4.0", 720, 1280), ("v3.8", 720, 1280), ("v4.0", 2304, 4096)],
 )
-def test_half_precision_keeps_the_frame(clips, weights, version, height, width):
+def test_half_precision_keeps_the_frame(clips, weights, version, height, width, emulated):
     frames = pair(clips("bigbuckbunny"), 10, height, width)
     reference = interpolate(load_model(weights(version), "cpu"), frames)[1]
-    halves = {
-        "float16": (emulate_float16(load_model(weights(version), "cpu")), 50),
-        "bfloat16": (load_model(weights(version), "cpu", torch.bfloat16), 42),
+    half = load_model(weights(version), "cpu", torch.bfloat16)
+    made = {
+        "float16": (emulated(load_model(weights(version), "cpu"), frames), 50),
+        "bfloat16": (interpolate(half, frames), 42),
     }
-    for name, (model, floor) in halves.items():
-        error = interpolate(model, frames)[1] - reference
+    for name, (frames, floor) in made.items():
+        error = frames[1] - reference
         assert psnr(error) >= floor, name
         assert worst_tile(error) >= 35, name

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rife import Cancelled, Options, Timeline, interpolate, interpolate_stream, load_model
+from rife.engine import Engine
 from rife.IFNet_HDv3 import IFNet_HDv3
 from rife.IFNet_v4 import VERSIONS, IFNet_v4
 
@@ -22,10 +23,10 @@ def bikes(clips):
     return torch.stack([torch.from_numpy(f) for f in frames])[:, 100:196, 200:328].float() / 255
 
 
-def counted(monkeypatch, model):
+def counted(monkeypatch):
     """A list that grows with each run of the network."""
-    runs, plain = [], model.motion
-    monkeypatch.setattr(model, "motion", lambda *a, **o: runs.append(1) or plain(*a, **o))
+    runs, plain = [], Engine.motion
+    monkeypatch.setattr(Engine, "motion", lambda *a, **o: runs.append(1) or plain(*a, **o))
     return runs
 
 
@@ -90,7 +91,7 @@ def test_alpha_moves_with_the_colours(v40, bikes):
 
 
 def test_a_still_costs_no_network_run_and_is_the_frame_itself(v40, bikes, monkeypatch):
-    runs = counted(monkeypatch, v40)
+    runs = counted(monkeypatch)
     out = interpolate(v40, bikes[[0, 0, 1]], 3)
     assert all(torch.equal(frame, bikes[0]) for frame in out[:4])
     assert not torch.equal(out[4], bikes[0])
@@ -245,7 +246,7 @@ def test_at_a_frame_rate_the_last_frame_is_shown_for_its_time(v40, bikes):
 
 
 def test_fewer_frames_are_picked_and_none_is_made(v40, bikes, monkeypatch):
-    runs = counted(monkeypatch, v40)
+    runs = counted(monkeypatch)
     assert torch.equal(interpolate(v40, bikes, "0.5"), bikes[[0, 3]])
     assert not runs
 
@@ -355,17 +356,18 @@ def test_options_that_a_network_lacks_are_refused(v38):
         Options(scale=0).check(v38)
 
 
-def test_v40_decides_about_doubled_scales_for_each_pair_alone():
+@pytest.mark.parametrize("way", [lambda network: network, Engine])
+def test_v40_decides_about_doubled_scales_for_each_pair_alone(way):
     """A batch with one pair of huge motion gives what each pair gives on its own."""
-    model = IFNet_v4(VERSIONS["v4.0 - v4.1"]).eval()
-    model.load_state_dict(seeded_state(model, gain=2.5))
+    network = IFNet_v4(VERSIONS["v4.0 - v4.1"]).eval()
+    network.load_state_dict(seeded_state(network, gain=2.5))
     far = seeded_images(64, 64)
     near = far * 0.01
     x = torch.cat((far, near))
     images = x[:, :3], x[:, 3:]
-    lost = []
-    plain = model._lost
-    model._lost = lambda change: lost.append(plain(change)) or lost[-1]
+    lost, plain = [], network.lost
+    network.lost = lambda change: lost.append(plain(change)) or lost[-1]
+    model = way(network)
     with torch.no_grad():
         a, b = (model.prepare(image, refine=True) for image in images)
         together = model.motion(a, b, 0.5, refine=True)

@@ -17,6 +17,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from rife import load_model
+from rife.engine import Engine
 from rife.IFNet_HDv3 import IFNet_HDv3
 from rife.memory import (
     Ladder,
@@ -69,7 +70,7 @@ class FakeCuda(TorchFunctionMode):
 
 
 @pytest.fixture
-def on_device():
+def on_device(monkeypatch):
     """on_device(model, cuda, cpu): `model` as on a device whose memory ends at calls of more than
     so many pixels, as does the CPU's; its attribute `calls` gets (device, batch, pixels) of all."""
 
@@ -83,14 +84,24 @@ def on_device():
                 mine = next(self.parameters()) is weight  # a copy on the CPU has others
                 return torch.device("cuda" if mine else "cpu")
 
-            def motion(self, first, second, *args, **options):
-                where, pixels = self.device.type, first.image[:, 0].numel()
-                if pixels > {"cuda": cuda, "cpu": cpu}[where]:
+            def check(self, first):
+                pixels = first.image[:, 0].numel()
+                if pixels > {"cuda": cuda, "cpu": cpu}[self.device.type]:
                     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
-                if len(self.scales) == len(model.scales):  # the look ahead uses fewer
-                    calls.append((where, len(first.image), pixels))
+
+            def motion(self, first, second, *args, **options):  # the look ahead
+                self.check(first)
                 return super().motion(first, second, *args, **options)
 
+        class LimitedEngine(Engine):
+            def motion(self, first, second, *args, **options):
+                if isinstance(self.network, Limited):
+                    self.network.check(first)
+                    pixels = first.image[:, 0].numel()
+                    calls.append((self.network.device.type, len(first.image), pixels))
+                return super().motion(first, second, *args, **options)
+
+        monkeypatch.setattr("rife.pairs.Engine", LimitedEngine)
         limited = copy.copy(model)
         limited.__class__ = Limited
         limited.calls = calls
@@ -150,12 +161,14 @@ def test_no_memory_is_answered_by_smaller_batches_then_tiles_then_the_cpu(
     assert {where for where, _, _ in model.calls} == {"cpu"}
 
 
-def test_memory_that_ends_in_the_middle_of_a_pair_spares_the_frames_made(v40, bikes, on_device):
+def test_memory_that_ends_in_the_middle_of_a_pair_spares_the_frames_made(
+    v40, bikes, on_device, monkeypatch
+):
     model = on_device(v40)
     pairs = Pairs(model, Options(), memory_limit=192 * 512 * 500)  # bytes: one at a time
     frames = pairs.between(*bikes[:2], QUARTERS)
     made = [next(frames)]
-    plain, failures = type(model).motion, []
+    plain, failures = Engine.motion, []
 
     def fails_once(self, *args, **options):
         if not failures:
@@ -163,7 +176,7 @@ def test_memory_that_ends_in_the_middle_of_a_pair_spares_the_frames_made(v40, bi
             raise RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB)")
         return plain(self, *args, **options)
 
-    type(model).motion = fails_once
+    monkeypatch.setattr(Engine, "motion", fails_once)
     made += frames
     assert len(made) == 3
     assert failures
@@ -194,11 +207,10 @@ def test_where_nothing_is_left_to_try_people_are_told(v40, bikes, on_device):
         list(Pairs(model, Options(), memory_limit=LOTS).between(*bikes[:2], [HALF]))
 
 
-def test_other_errors_pass(v40, bikes, on_device):
-    model = on_device(v40)
-    type(model).motion = lambda *args, **options: [][1]
+def test_other_errors_pass(v40, bikes, monkeypatch):
+    monkeypatch.setattr("rife.engine.Engine.motion", lambda *args, **options: [][1])
     with pytest.raises(IndexError):
-        list(Pairs(model, Options(), memory_limit=LOTS).between(*bikes[:2], [HALF]))
+        list(Pairs(v40, Options(), memory_limit=LOTS).between(*bikes[:2], [HALF]))
 
 
 def test_an_8k_frame_is_planned_in_tiles_that_4_gb_hold(v40, monkeypatch):

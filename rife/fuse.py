@@ -1,0 +1,143 @@
+"""Convolutions for inference: each with its activation in one pass, in the layout that suits it."""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .IFNet_v4 import ResConv
+
+
+def fuse(network: nn.Module) -> nn.Module:
+    """A copy of `network` that computes the same in fewer passes, for inference alone.
+
+    Convolutions take their activations in, and a ResConv becomes one of them; their weights are
+    copied, the others shared. Tensors go through in torch's channels_last layout.
+    """
+    shared = {id(parameter): parameter for parameter in network.parameters()}
+    return _fused(copy.deepcopy(network, shared))
+
+
+def _fused(module: nn.Module) -> nn.Module:
+    if isinstance(module, ResConv):
+        return _from_resconv(module)
+    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+        return Layer(module)
+    if isinstance(module, nn.Sequential):
+        layers: list[nn.Module] = []
+        for layer in map(_fused, module):
+            activates = isinstance(layer, (nn.LeakyReLU, nn.PReLU))
+            if activates and layers and isinstance(layers[-1], Layer):
+                layers[-1].activate(layer)
+            else:
+                layers.append(layer)
+        return nn.Sequential(*layers)
+    for name, child in module.named_children():
+        setattr(module, name, _fused(child))
+    return module
+
+
+def _from_resconv(module: ResConv) -> "Layer":
+    """leaky(conv(x) * beta + x): beta scales the kernel, and x is its centre's 1 in float32; with
+    fewer bits that 1 would drown what it is added to."""
+    conv, beta = module.conv, module.beta.flatten()
+    weight = conv.weight * beta[:, None, None, None]
+    residual = weight.dtype != torch.float32
+    if not residual:
+        one_group = torch.eye(weight.shape[1], device=weight.device)
+        weight[:, :, 1, 1] += one_group.repeat(conv.groups, 1)
+    return Layer(conv, weight, conv.bias * beta, residual).activate(module.relu)
+
+
+class Layer(nn.Module):
+    """A convolution, plain or transposed, and the activation that follows it.
+
+    residual: the input is added before the activation. weight, bias: instead of the module's.
+    """
+
+    def __init__(
+        self,
+        conv: nn.Conv2d | nn.ConvTranspose2d,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        residual: bool = False,
+    ):
+        super().__init__()
+        self.transposed = isinstance(conv, nn.ConvTranspose2d)
+        self.stride, self.padding, self.groups = conv.stride, conv.padding, conv.groups
+        weight = conv.weight if weight is None else weight
+        self.weight = _constant(weight)
+        self.bias = _constant(conv.bias if bias is None else bias)
+        self.residual = residual
+        self.slope: float | Tensor | None = None  # below zero; None: no activation
+        self._packed: Tensor | None = None
+
+    def activate(self, activation: nn.LeakyReLU | nn.PReLU) -> "Layer":
+        leaky = isinstance(activation, nn.LeakyReLU)
+        self.slope = activation.negative_slope if leaky else activation.weight.detach()
+        return self
+
+    def with_weight(self, weight: Tensor) -> "Layer":
+        """The same with another kernel."""
+        layer = copy.deepcopy(self)
+        layer.weight = _constant(weight)
+        return layer
+
+    def narrowed(self, planes: int) -> "Layer":
+        """The same, transposed, with its first planes alone."""
+        layer = self.with_weight(self.weight[:, :planes])
+        layer.bias = _constant(self.bias[:planes])
+        return layer
+
+    def forward(self, x: Tensor, padding: tuple[int, int] | None = None) -> Tensor:
+        """padding: instead of the module's, rows and columns of zeros."""
+        padding = padding or self.padding
+        if self.transposed:
+            y = F.conv_transpose2d(x, self.weight, self.bias, self.stride, padding)
+        elif _packs(x):
+            return self._onednn(x, padding)
+        else:
+            y = F.conv2d(x, self.weight, self.bias, self.stride, padding, groups=self.groups)
+        return self._activated(y.add_(x) if self.residual else y)
+
+    def _onednn(self, x: Tensor, padding: tuple[int, int]) -> Tensor:
+        """Through torch's own way to oneDNN (what torch.compile calls): the weights are brought
+        into the CPU's best layout once, and LeakyReLU costs no pass."""
+        geometry = [padding, self.stride, (1, 1), self.groups]
+        if self._packed is None:
+            self._packed = torch.ops.mkldnn._reorder_convolution_weight(
+                self.weight, *geometry, x.shape
+            )
+        fuses = isinstance(self.slope, float) and not self.residual
+        y = torch.ops.mkldnn._convolution_pointwise(
+            x, self._packed, self.bias, *geometry,
+            "leaky_relu" if fuses else "none", [self.slope] if fuses else [], "",
+        )  # fmt: skip
+        if fuses:
+            return y
+        return self._activated(y.add_(x) if self.residual else y)
+
+    def _activated(self, y: Tensor) -> Tensor:
+        if self.slope is None:
+            return y
+        if isinstance(self.slope, float):
+            return F.leaky_relu_(y, self.slope)
+        return F.prelu(y, self.slope)
+
+
+def _constant(weight: Tensor) -> nn.Parameter:
+    weight = weight.detach()
+    if weight.ndim == 4:
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    return nn.Parameter(weight, requires_grad=False)
+
+
+def _packs(x: Tensor) -> bool:
+    """Whether oneDNN's packed convolutions run here: x86 CPUs, float32, or bfloat16 from AVX-512
+    on."""
+    if x.device.type != "cpu" or not hasattr(torch.ops.mkldnn, "_reorder_convolution_weight"):
+        return False
+    if x.dtype == torch.bfloat16:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return x.dtype == torch.float32

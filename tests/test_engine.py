@@ -1,0 +1,163 @@
+"""The engine does what the network does: every family, every v4 row, all options and scales."""
+
+from fractions import Fraction
+from itertools import islice
+
+import av
+import pytest
+import torch
+
+from rife import load_model
+from rife.engine import STRIP, Engine
+from rife.IFNet import IFNet
+from rife.IFNet_2R import IFNet_2R
+from rife.IFNet_HDv3 import IFNet_HDv3
+from rife.IFNet_m import IFNet_m
+from rife.IFNet_v4 import VERSIONS, IFNet_v4
+from rife.options import Options
+from rife.pairs import Pairs
+
+from .seeded import seeded_images, seeded_state
+
+NETWORKS = {
+    "paper": (IFNet, 0.5),
+    "IFNet_m": (IFNet_m, 0.5),
+    "2R": (IFNet_2R, 0.5),
+    "v3.5": (lambda: IFNet_HDv3(1), 0.02),
+    "v3.6": (lambda: IFNet_HDv3(2), 0.5),
+    **{name: (lambda row=row: IFNet_v4(row), 0.5) for name, row in VERSIONS.items()},
+}
+
+
+def seeded(name, gain=None):
+    make, usual = NETWORKS[name]
+    network = make().eval()
+    network.load_state_dict(seeded_state(network, gain=gain or usual))
+    return network
+
+
+def differences(network, x, timestep=0.3, **options):
+    """The largest of frame, flow in pixels and mask; and how far the flow reaches."""
+    images = x[:, :3], x[:, 3:]
+    made = []
+    with torch.inference_mode():
+        for way in (network, Engine(network)):
+            frames = [way.prepare(i, refine=options.get("refine", False)) for i in images]
+            motion = way.motion(*frames, timestep, **options)
+            made.append((motion.render(*images), motion.flow, motion.mask))
+    (frame, flow, mask), (frame2, flow2, mask2) = made
+    apart = [(a - b).abs().max().item() for a, b in ((frame, frame2), (flow, flow2), (mask, mask2))]
+    return *apart, flow.abs().max().item()
+
+
+def settings(network):
+    """Every combination of what the network can do."""
+    return [
+        {"ensemble": ensemble, "refine": refine}
+        for ensemble in {False, "ensemble" in network.options}
+        for refine in {False, "refine" in network.options}
+    ]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_frames_are_the_network_s(name):
+    network = seeded(name)
+    multiple = network.side_multiple()
+    tall = seeded_images(max(160, multiple) // multiple * multiple, multiple)
+    for options in settings(network):
+        frame, flow, mask, reach = differences(network, tall, **options)
+        assert reach > 0.5, "frames must move for this to say anything"
+        assert frame <= 2e-5 and flow <= 2e-5 * max(1, reach) and mask <= 2e-5, options
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", [0.25, 0.5, 1, 2])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_frames_are_the_network_s_at_all_scales_in_several_strips_and_pairs(name, scale):
+    network = seeded(name)
+    multiple = network.side_multiple(scale)
+    height, width = (side + -side % multiple for side in (288, 416))
+    assert height * width > 2 * STRIP
+    for options in settings(network):
+        for x in (seeded_images(height, width, batch=2), seeded_images(multiple, 3 * multiple)):
+            frame, _, mask, _ = differences(network, x, scale=scale, **options)
+            assert frame <= 2e-5 and mask <= 5e-5, options
+
+
+@pytest.mark.parametrize("options", [{}, {"refine": True}, {"ensemble": True}])
+def test_scales_are_doubled_where_the_network_doubles_them(options):
+    network = seeded("v4.0 - v4.1")
+    network.lost_at = 0.5
+    lost, plain = [], network.lost
+    network.lost = lambda change: lost.append(plain(change)) or lost[-1]
+    frame, *_ = differences(network, seeded_images(64, 128), **options)
+    assert [bool(found) for found in lost] == [True, True, True]  # itself; at first sight; for sure
+    assert frame <= 2e-5
+
+
+def test_several_timesteps_in_one_call_are_each_their_own():
+    network = seeded("v4.25 - v4.26")
+    engine = Engine(network)
+    x = seeded_images(64, 128)
+    with torch.inference_mode():
+        frames = [engine.prepare(image) for image in (x[:, :3], x[:, 3:])]
+        several = [frame.map(lambda x: x.expand(3, -1, -1, -1)) for frame in frames]
+        times = torch.tensor([0.2, 0.5, 0.9]).view(3, 1, 1, 1)
+        together = engine.motion(*several, times)
+        for i, t in enumerate((0.2, 0.5, 0.9)):
+            alone = engine.motion(*frames, t)
+            assert (together.flow[i] - alone.flow[0]).abs().max() < 1e-4
+            assert (together.mask[i] - alone.mask[0]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_images_of_any_channels_are_rendered_alike(channels):
+    network = seeded("v4.0 - v4.1")
+    x = seeded_images(64, 128, count=3)
+    first, second = x[:, :channels], x[:, 4 : 4 + channels]
+    with torch.inference_mode():
+        frames = [
+            way.motion(*(way.prepare(c) for c in (x[:, :3], x[:, 4:7])), refine=False)
+            for way in (network, Engine(network))
+        ]
+        a, b = (motion.render(first, second) for motion in frames)
+    assert a.shape == b.shape
+    assert (a - b).abs().max() <= 2e-5
+
+
+def clip_pairs(path, *indices):
+    with av.open(str(path)) as container:
+        images = [f.to_ndarray(format="rgb24") for f in islice(container.decode(video=0), 80)]
+    return [[torch.from_numpy(images[i + k]) for k in range(3)] for i in indices]
+
+
+def psnr(frame, true):
+    return -10 * torch.log10(((frame.float() - true.float()) / 255).square().mean()).item()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["v3.5", "v3.8", "v4.0"])
+@pytest.mark.parametrize("options", [{}, {"refine": True}])
+def test_real_frames_are_as_good_in_float32_and_bfloat16(clips, weights, version, options):
+    """Against the frame that was left out."""
+    network = load_model(weights(version), "cpu")
+    if options and "refine" not in network.options:
+        pytest.skip("has no refine")
+    half = load_model(weights(version), "cpu", torch.bfloat16)
+    gains = {"float32": [], "bfloat16": []}
+    for clip in ("bikes", "bigbuckbunny", "carphone_pristine"):
+        for first, true, second in clip_pairs(clips(clip), 2, 30, 60):
+            x = [i.permute(2, 0, 1)[None].float() / 255 for i in (first, second)]
+            sides = first.shape[:2]
+            pad = [0, -sides[1] % 64, 0, -sides[0] % 64]
+            x = [torch.nn.functional.pad(i, pad, mode="replicate") for i in x]
+            with torch.inference_mode():
+                plain = network(*x, **options)[0, :, : sides[0], : sides[1]]
+            plain = psnr(255 * plain.permute(1, 2, 0), true)
+            for name, model in (("float32", network), ("bfloat16", half)):
+                pair = Pairs(model, Options(**options)).between(
+                    first.float() / 255, second.float() / 255, [Fraction(1, 2)]
+                )
+                gains[name].append(psnr(255 * next(pair), true) - plain)
+    assert max(map(abs, gains["float32"])) < 0.01
+    assert abs(sum(gains["bfloat16"]) / len(gains["bfloat16"])) < 0.05
