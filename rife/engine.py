@@ -71,7 +71,7 @@ class Engine:
                     return one_by_one(self.motion, frames, times, **options)
                 scales = [2 * s for s in scales]
                 run = _Run(frames, times, network.mask_adds)
-                run.add(self._blocks[0](run, int(scales[0]), both))
+                run.add(self._blocks[0](run, int(scales[0]), both=False))  # as upstream
                 found = block(run, int(scales[1]), both)
             run.add(found)
         residual = None
