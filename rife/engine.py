@@ -10,12 +10,11 @@ in strips of rows, up to each block's first convolution, so that little is ever 
 The networks themselves say what is computed, and are what this is tested against.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .fuse import Layer, fuse
@@ -23,7 +22,7 @@ from .network import Motion, Network, Prepared, one_by_one
 from .warp import at_least_float32, resize, sample, sample_in_bands, swap_directions, unit_axis
 
 #: Pixels of a strip on a CPU, so that it stays in its caches. Elsewhere a strip is the frame.
-STRIP = 49152
+STRIP = 98304
 
 
 class Engine:
@@ -39,10 +38,12 @@ class Engine:
         if hasattr(network, "unet"):
             self._unet = _Entry(self._fast.unet.down0.conv1[0], network.unet.inputs)
 
+    @torch.no_grad()
     def prepare(self, image: Tensor, *, refine: bool = False) -> Prepared:
         """As Network.prepare."""
         return self._fast.prepare(image, refine=refine).map(Tensor.contiguous)
 
+    @torch.no_grad()
     def motion(
         self,
         frame0: Prepared,
@@ -87,7 +88,7 @@ class Engine:
     def _residual(self, run: "_Run") -> Tensor:
         contextnet, unet = self._fast.contextnet, self._fast.unet
         contexts = [
-            contextnet.warp_pyramid(frame.pyramid, flow)
+            [_channels_last(x) for x in contextnet.warp_pyramid(frame.pyramid, flow)]
             for frame, flow in zip(run.frames, run.flow.split(2, 1), strict=True)
         ]
         return at_least_float32(unet.body(*run.enter(self._unet, 1), *contexts)) * 2 - 1
@@ -176,20 +177,22 @@ class _Run:
     def __init__(self, frames: tuple[Prepared, Prepared], times: Tensor, mask_adds: bool):
         self.frames, self.times, self.mask_adds = frames, times, mask_adds
         self.flow: Tensor | None = None
-        self._masks: list[_Found] = []
+        self._found: list[_Found] = []
 
     def add(self, found: _Found) -> None:
         """Take what a block found into account."""
         height, width = self.frames[0].seen.shape[2:]
-        if not self._masks:
-            self.flow = found.planes.new_zeros(len(self.times), 4, height, width)
+        if first := self.flow is None:
+            self.flow = found.planes.new_empty(len(self.times), 4, height, width)
         for start, stop in _strips(height, width, self.flow.device):
-            self.flow[:, :, start:stop] += found.rows(slice(0, 4), 1, start, stop)
-        self._masks = [*self._masks, found] if self.mask_adds else [found]
+            rows, change = self.flow[:, :, start:stop], found.rows(slice(0, 4), 1, start, stop)
+            rows.copy_(change) if first else rows.add_(change)
+        self._found = [*self._found, found] if self.mask_adds else [found]
 
     def mask(self, scale: int, start: int, stop: int) -> Tensor:
         """Before its sigmoid; see _Found.rows."""
-        return sum(found.rows(slice(4, 5), scale, start, stop) for found in self._masks)
+        masks = (found.rows(slice(4, 5), scale, start, stop) for found in self._found)
+        return reduce(torch.add, masks)
 
     def enter(self, entry: _Entry, scale: int, both: bool = False) -> list[Tensor]:
         """What a first convolution at `scale` gives, (B, c, h, w); `both`: in both orders."""
@@ -216,10 +219,12 @@ class _Run:
                 if "time" in parts:
                     parts["time"][:, :, 0 if start else halo :] = times
                 made[-1].append(layer(strip, (1 - halo, 1)))
-        return [torch.cat(rows, 2) if len(rows) > 1 else rows[0] for rows in zip(*made)]
+        return [
+            torch.cat(rows, 2) if len(rows) > 1 else rows[0] for rows in zip(*made, strict=True)
+        ]
 
     def _fill(self, parts: Mapping[str, Tensor], scale: int, start: int, stop: int) -> None:
-        """Write the rows of what a block at `scale` sees; parts: (B, size, stop - start, w) each."""
+        """Write rows of what a block at `scale` sees; parts: (B, size, stop - start, w) each."""
         for i, frame in enumerate(self.frames):
             if f"still{i}" in parts:
                 parts[f"still{i}"][:] = _smaller(frame.image, scale, start, stop)
@@ -230,9 +235,11 @@ class _Run:
             for name in {"mask", "flow"} & set(parts):
                 parts[name][:] = 0
             return
-        parts["mask"][:] = self.mask(scale, start, stop)
         if "handed" in parts:
-            parts["handed"][:] = self._masks[-1].rows(slice(5, None), scale, start, stop)
+            given = self._found[-1].rows(slice(4, None), scale, start, stop)
+            parts["mask"][:], parts["handed"][:] = given[:, :1], given[:, 1:]
+        else:
+            parts["mask"][:] = self.mask(scale, start, stop)
         flow = _middles(self.flow, scale, start, stop)
         for i, frame in enumerate(self.frames):
             grid = _grid(flow[:, 2 * i : 2 * i + 2], self.flow.shape, scale, start)
@@ -244,6 +251,7 @@ class _Run:
 class _Motion(Motion):
     """Renders in strips."""
 
+    @torch.no_grad()
     def render(self, image0: Tensor, image1: Tensor) -> Tensor:
         batch, channels, height, width = image0.shape
         frame = image0.new_empty(batch, height, width, channels).permute(0, 3, 1, 2)
@@ -273,6 +281,10 @@ def _strips(height: int, width: int, device: torch.device) -> Iterator[tuple[int
         yield start, min(height, start + rows)
 
 
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
 def _smaller(x: Tensor, scale: int, start: int, stop: int) -> Tensor:
     """These rows of `x`, made `scale` times smaller."""
     return resize(x[:, :, scale * start : scale * stop], 1 / scale)
@@ -292,9 +304,11 @@ def _grid(flow: Tensor, size: torch.Size, scale: int, start: int) -> Tensor:
     """Where flow (B, 2, h, w) points to, for `sample`: flow as `_middles` gives it from row `start`
     on, of a frame of `size` (B, C, H, W)."""
     height, width = size[2:]
-    y = _axis(height, scale, flow)[min(scale, 2) * start :][: flow.shape[2]]
-    x = _axis(width, scale, flow) + flow[:, 0] / ((width - 1) / 2)
-    return torch.stack((x, y[:, None] + flow[:, 1] / ((height - 1) / 2)), -1)
+    x, y = _axis(width, scale, flow), _axis(height, scale, flow)[min(scale, 2) * start :]
+    grid = flow.new_empty(len(flow), *flow.shape[2:], 2)
+    torch.add(x, flow[:, 0], alpha=2 / (width - 1), out=grid[..., 0])
+    torch.add(y[: grid.shape[1], None], flow[:, 1], alpha=2 / (height - 1), out=grid[..., 1])
+    return grid
 
 
 def _axis(count: int, scale: int, like: Tensor) -> Tensor:

@@ -24,6 +24,8 @@ def _fused(module: nn.Module) -> nn.Module:
         return _from_resconv(module)
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
         return Layer(module)
+    if isinstance(module, nn.PixelShuffle):
+        return _Shuffle()
     if isinstance(module, nn.Sequential):
         layers: list[nn.Module] = []
         for layer in map(_fused, module):
@@ -76,6 +78,7 @@ class Layer(nn.Module):
     def activate(self, activation: nn.LeakyReLU | nn.PReLU) -> "Layer":
         leaky = isinstance(activation, nn.LeakyReLU)
         self.slope = activation.negative_slope if leaky else activation.weight.detach()
+        self.shallow = bool((activation.weight <= 1).all()) if not leaky else True
         return self
 
     def with_weight(self, weight: Tensor) -> "Layer":
@@ -123,7 +126,21 @@ class Layer(nn.Module):
             return y
         if isinstance(self.slope, float):
             return F.leaky_relu_(y, self.slope)
+        if self.shallow and y.dtype == torch.bfloat16 and y.device.type == "cpu":
+            # The same, where torch's own takes up to ten times as long.
+            return torch.maximum(y, y * self.slope[:, None, None], out=y)
         return F.prelu(y, self.slope)
+
+
+class _Shuffle(nn.Module):
+    """PixelShuffle(2) from channels_last to float32 in torch's usual layout, in one pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, planes, height, width = x.shape
+        y = x.new_empty(batch, planes // 4, 2 * height, 2 * width, dtype=torch.float32)
+        for i in range(4):
+            y[:, :, i // 2 :: 2, i % 2 :: 2] = x[:, i::4]
+        return y
 
 
 def _constant(weight: Tensor) -> nn.Parameter:

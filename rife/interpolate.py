@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import groupby
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -93,10 +94,8 @@ def interpolate_stream(
     """
     options.check(model)
     run = _Run(model, options, cancel)
-    for first, second, timesteps in timeline.steps(_keys(frames, timeline, options)):
-        images = run.images(first, second, timesteps)
-        for timestep, image in zip(timesteps, images, strict=True):
-            yield first.index + timestep * (second.index - first.index), image
+    for steps in run.together(timeline.steps(_keys(frames, timeline, options))):
+        yield from run.images(steps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +106,20 @@ class _Key:
     image: Tensor
     thumbnail: Tensor | None
     shot: int = 0
+
+
+class _Step(NamedTuple):
+    """What is shown from one frame to the next, at timesteps in [0, 1]; moves: the network makes
+    what lies between."""
+
+    first: _Key
+    second: _Key
+    timesteps: Sequence[Fraction]
+    moves: bool
+
+    @property
+    def inner(self) -> list[Fraction]:
+        return [t for t in self.timesteps if 0 < t < 1]
 
 
 def _keys(
@@ -157,27 +170,46 @@ class _Run:
         self.options, self.cancel = options, cancel
         self.pairs = Pairs(model, options, cancel)
 
-    def images(self, first: _Key, second: _Key, timesteps: Sequence[Fraction]) -> Iterator[Tensor]:
-        """Yield the images at `timesteps` in [0, 1]."""
+    def together(
+        self, steps: Iterable[tuple[_Key, _Key, Sequence[Fraction]]]
+    ) -> Iterator[list[_Step]]:
+        """`steps`, in such groups that the network's calls make good use of the device."""
+        group: list[_Step] = []
+        for first, second, timesteps in steps:
+            step = _Step(first, second, timesteps, moves=first.shot == second.shot)
+            moves = step.moves and step.inner and not torch.equal(first.image, second.image)
+            group.append(step._replace(moves=bool(moves)))
+            runs = sum(len(step.inner) for step in group if step.moves)
+            most = self.pairs.at_once(first.image) if runs else 0
+            if runs >= most or len(group) >= most:
+                yield group
+                group = []
+        if group:
+            yield group
+
+    def images(self, steps: Sequence[_Step]) -> Iterator[tuple[Fraction, Tensor]]:
+        """Yield the images at the steps' timesteps, with their places in the clip."""
         if self.cancel and self.cancel():
             raise Cancelled("interpolation was cancelled")
-        between = self._between(first, second, [t for t in timesteps if 0 < t < 1])
-        for t in timesteps:
-            yield first.image if t == 0 else second.image if t == 1 else next(between)
+        made = self.pairs.all_between(
+            [(step.first.image, step.second.image, step.inner) for step in steps if step.moves]
+        )
+        for step in steps:
+            first, second = step.first, step.second
+            between = made if step.moves else self._without_network(step)
+            for t in step.timesteps:
+                place = first.index + t * (second.index - first.index)
+                yield place, first.image if t == 0 else second.image if t == 1 else next(between)
 
-    def _between(
-        self, first: _Key, second: _Key, timesteps: Sequence[Fraction]
-    ) -> Iterator[Tensor]:
-        if not timesteps:
-            return
-        if torch.equal(first.image, second.image):
-            yield from (first.image for _ in timesteps)
-        elif first.shot == second.shot:
-            yield from self.pairs.between(first.image, second.image, timesteps)
-        elif self.options.cuts == "hold":
-            yield from (first.image if t < HALF else second.image for t in timesteps)
-        else:
-            yield from (_fade(first.image, second.image, float(t)) for t in timesteps)
+    def _without_network(self, step: _Step) -> Iterator[Tensor]:
+        first, second = step.first, step.second
+        for t in step.inner:
+            if first.shot == second.shot:
+                yield first.image
+            elif self.options.cuts == "hold":
+                yield first.image if t < HALF else second.image
+            else:
+                yield _fade(first.image, second.image, float(t))
 
 
 def _fade(first: Tensor, second: Tensor, share: float) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import torch
@@ -19,8 +20,11 @@ from .tiles import Grid, Window, finer, look_ahead, windows
 
 log = logging.getLogger(__name__)
 
-#: Pixels of a call, up to which more timesteps at once make a GPU faster; a CPU gains nothing.
-BATCH_PIXELS = 3_000_000
+#: Frames of a call, at most, and pixels, up to which more frames in one make it faster: measured on
+#: CPUs (benchmarks/RESULTS.md), a guess elsewhere. Fixed, and not what is fastest at the moment,
+#: because frames depend on it in their last bits: two runs give the same.
+BATCH = 8
+BATCH_PIXELS = {"cpu": 400_000, "else": 3_000_000}
 #: How the allocators say it, in lower case: CUDA's and ROCm's, cuDNN's, MPS's, XPU's, the CPU's.
 _OUT_OF_MEMORY = (
     "out of memory",
@@ -34,6 +38,14 @@ _OUT_OF_MEMORY = (
     "cannot allocate memory",
     "could not create a memory object",
 )
+
+
+class Job(NamedTuple):
+    """One frame to make, at a timestep in (0, 1) between two others, (H, W, C)."""
+
+    first: Tensor
+    second: Tensor
+    timestep: Fraction
 
 
 class NotEnoughMemory(MemoryError):
@@ -76,39 +88,51 @@ class Ladder:
         self._failure = ""  # that the log doesn't have yet
         self._most_tiles = 0  # that the log has
 
-    def way(self, first: Tensor, second: Tensor, timesteps: Sequence[Fraction]) -> Way:
-        """How to make the first of `timesteps`, or more; first, second: (H, W, C)."""
-        model, options = self._model, self.options
-        height, width, channels = first.shape
-        scale = options.scale_for(height, width)
-        multiple = model.side_multiple(scale)
-        views = 2 if options.tta else 1
+    def batch(self, height: int, width: int, channels: int) -> int:
+        """How many frames of this size to make in one call, as far as memory is known."""
+        most = self._most(height, width, channels)
+        device = "cpu" if self._model.device.type == "cpu" else "else"
+        pixels = min(most, BATCH_PIXELS[device])
+        return max(1, min(BATCH, int(pixels // self._pixels(height, width))))
 
-        def pixels(rows: int, columns: int) -> int:
-            return views * (rows + -rows % multiple) * (columns + -columns % multiple)
+    def _pixels(self, height: int, width: int) -> int:
+        """That a call takes for one frame of this size."""
+        multiple = self._model.side_multiple(self.options.scale_for(height, width))
+        views = 2 if self.options.tta else 1
+        return views * (height + -height % multiple) * (width + -width % multiple)
 
+    def _most(self, height: int, width: int, channels: int) -> float:
+        """Pixels of a call that there is memory for."""
         if self._limit is None:
-            self._limit = available_memory(model.device)
-        whole = pixels(height, width)
-        needed = views * model.memory_needed(
-            height, width, channels, scale=scale, refine=options.refine
+            self._limit = available_memory(self._model.device)
+        options, views = self.options, 2 if self.options.tta else 1
+        needed = views * self._model.memory_needed(
+            height, width, channels, scale=options.scale_for(height, width), refine=options.refine
         )
-        most = min(self._most_pixels, whole * self._limit / needed)
+        return min(self._most_pixels, self._pixels(height, width) * self._limit / needed)
+
+    def way(self, jobs: Sequence[Job]) -> Way:
+        """How to make the first of `jobs`, or more."""
+        model, options, job = self._model, self.options, jobs[0]
+        height, width, channels = job.first.shape
+        scale = options.scale_for(height, width)
+        whole = self._pixels(height, width)
+        most = self._most(height, width, channels)
         grid: Grid = (1, 1)
         smaller = finer(grid, height, width)
         if whole <= most or not smaller:
-            wanted = whole if model.device.type == "cpu" else BATCH_PIXELS
-            batch = max(1, min(len(timesteps), int(min(most, wanted) // whole)))
+            batch = min(len(jobs), self.batch(height, width, channels))
             way = Way(model, batch, batch * whole, batch > 1 or smaller is not None)
         else:
             tiles_model, margin = look_ahead(
-                model, first, second, float(timesteps[0]), scale, options.ensemble
+                model, job.first, job.second, float(job.timestep), scale, options.ensemble
             )
+            multiple = model.side_multiple(scale)
             largest = whole
             while largest > most and smaller:
                 grid, smaller = smaller, finer(smaller, height, width)
                 tiles = windows(height, width, grid, margin, multiple)
-                largest = max(pixels(len(tile.rows), len(tile.columns)) for tile in tiles)
+                largest = max(self._pixels(len(tile.rows), len(tile.columns)) for tile in tiles)
             way = Way(tiles_model, 1, largest, smaller is not None, grid, tiles)
         self._tell(way, f"frames of {width}x{height}")
         return way

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import ClassVar
 
 import torch
@@ -173,10 +174,11 @@ def one_by_one(
 ) -> Motion:
     """What `motion` makes of a batch if each pair in it is alone; times: (B, 1, 1, 1)."""
 
-    singles = [
-        motion(*(frame.map(lambda x: x[i : i + 1]) for frame in frames), times[i : i + 1], **options)
-        for i in range(len(times))
-    ]
+    singles = []
+    for i in range(len(times)):
+        alone = slice(i, i + 1)
+        pair = (frame.map(itemgetter(alone)) for frame in frames)
+        singles.append(motion(*pair, times[alone], **options))
     return Motion(
         torch.cat([single.flow for single in singles]),
         torch.cat([single.mask for single in singles]),

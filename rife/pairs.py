@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from .cancel import Cancel, Cancelled
 from .engine import Engine
-from .memory import Ladder, Way, is_out_of_memory
+from .memory import Job, Ladder, Way, is_out_of_memory
 from .network import Motion, Network, Prepared
 from .options import Options
 from .tiles import colours, pad
@@ -28,13 +28,14 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class _Ready:
     """A frame or a tile on the network's device: image (1, C, H, W) float32, padded; and as the
-    network has it (with tta, a batch of two: as it is and turned)."""
+    network has it. With tta both are batches of two: as they are and turned; of several frames,
+    theirs one after the other."""
 
     image: Tensor
     prepared: Prepared
 
 
-#: What is wanted of a motion between frames or tiles: B timesteps -> (B, C, h, w).
+#: What is wanted of a motion between frames or tiles: of B jobs -> (B, C, h, w).
 _Look = Callable[[Motion, _Ready, _Ready], Tensor]
 
 
@@ -59,7 +60,10 @@ class Pairs:
         self._warned = False
         self._said = False
 
-    @torch.inference_mode()
+    def at_once(self, frame: Tensor) -> int:
+        """How many frames like `frame`, (H, W, C), had best be asked for in one call."""
+        return self._ladder.batch(*frame.shape)
+
     def between(
         self, first: Tensor, second: Tensor, timesteps: Sequence[Fraction]
     ) -> Iterator[Tensor]:
@@ -69,13 +73,22 @@ class Pairs:
         first, second: (H, W, C) of one size; C 1, 3 or 4; floats in [0, 1] or uint8.
         Raises NotEnoughMemory where the smallest tiles are too large, on the CPU too.
         """
-        self._begin(first)
-        if self.model.any_timestep:
-            made = self._made(first, second, timesteps, self._render)
+        return self.all_between([(first, second, timesteps)])
+
+    @torch.inference_mode()
+    def all_between(
+        self, pairs: Sequence[tuple[Tensor, Tensor, Sequence[Fraction]]]
+    ) -> Iterator[Tensor]:
+        """As `between`, of several pairs of the same size, one after the other."""
+        self._forget_all_but([frame for pair in pairs for frame in pair[:2]])
+        if not self.model.any_timestep:
+            pairs = [(a, b, self._within_reach(timesteps)) for a, b, timesteps in pairs]
+        if self.model.any_timestep or all(set(timesteps) <= {HALF} for *_, timesteps in pairs):
+            made = self._made([Job(a, b, t) for a, b, ts in pairs for t in ts], self._render)
         else:
-            made = self._bisect(first, second, self._within_reach(timesteps)) if timesteps else ()
+            made = (frame for a, b, ts in pairs if ts for frame in self._bisect(a, b, ts))
         for frame in made:
-            yield _finish(frame, first)
+            yield _finish(frame, pairs[0][0])
 
     @torch.inference_mode()
     def motion(
@@ -88,17 +101,16 @@ class Pairs:
         are float32, on the device of `first`; with tta, the mean of both passes.
         Networks with a fixed timestep give the middle.
         """
-        self._begin(first)
-        (found,) = self._made(first, second, [timestep], self._describe)
+        self._forget_all_but([first, second])
+        (found,) = self._made([Job(first, second, timestep)], self._describe)
         found = rearrange(found, "c h w -> h w c").to(first.device)
         return found[..., :4], found[..., 4]
 
-    def _begin(self, first: Tensor) -> None:
-        """Forget all frames but `first`, which may be the second of the pair before."""
-        ready = self._whole.get(first)
+    def _forget_all_but(self, frames: Sequence[Tensor]) -> None:
+        """`frames` may be in the pair before, too."""
+        ready = [(frame, self._whole.get(frame)) for frame in frames]
         self._whole.clear()
-        if ready:
-            self._whole[first] = ready
+        self._whole.update({frame: found for frame, found in ready if found})
 
     def _within_reach(self, timesteps: Sequence[Fraction]) -> list[Fraction]:
         reachable = nearest_dyadic(timesteps)
@@ -114,7 +126,7 @@ class Pairs:
     def _bisect(
         self, first: Tensor, second: Tensor, timesteps: Sequence[Fraction]
     ) -> Iterator[Tensor]:
-        (made,) = self._made(first, second, [HALF], self._render)
+        (made,) = self._made([Job(first, second, HALF)], self._render)
         left = [2 * t for t in timesteps if t < HALF]
         right = [2 * t - 1 for t in timesteps if t > HALF]
         middle = rearrange(made, "c h w -> h w c")
@@ -125,16 +137,14 @@ class Pairs:
         if right:
             yield from self._bisect(middle, second, right)
 
-    def _made(
-        self, first: Tensor, second: Tensor, timesteps: Sequence[Fraction], look: _Look
-    ) -> Iterator[Tensor]:
-        """Yield what `look` gives at each of `timesteps`, (C, H, W), the way memory allows."""
-        left = list(timesteps)
+    def _made(self, jobs: Sequence[Job], look: _Look) -> Iterator[Tensor]:
+        """Yield what `look` gives of each job, (C, H, W), the way memory allows."""
+        left = list(jobs)
         while left:
             way = made = None
             try:
-                way = self._ladder.way(first, second, left)
-                made = self._by(way, first, second, left[: way.batch], look)
+                way = self._ladder.way(left)
+                made = self._by(way, left[: way.batch], look)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -142,35 +152,38 @@ class Pairs:
             # Only here the error is gone, and with it all that its traceback holds.
             if made is None:
                 self._whole.clear()
-                self._ladder.step_down(way, first, reason)
+                self._ladder.step_down(way, left[0].first, reason)
             else:
                 yield from made
                 del left[: way.batch]
 
-    def _by(
-        self, way: Way, first: Tensor, second: Tensor, timesteps: Sequence[Fraction], look: _Look
-    ) -> Tensor:
-        """What `look` gives at `timesteps`, (B, C, H, W); from tiles, on the device of `first`."""
-        height, width, _ = first.shape
+    def _by(self, way: Way, jobs: Sequence[Job], look: _Look) -> Tensor:
+        """What `look` gives of `jobs`, (B, C, H, W); from tiles, on the device of the frames."""
+        height, width, _ = jobs[0].first.shape
         scale = self.options.scale_for(height, width)
+        timesteps = [job.timestep for job in jobs]
 
-        def call(a: _Ready, b: _Ready) -> Tensor:
+        def call(firsts: Sequence[_Ready], seconds: Sequence[_Ready]) -> Tensor:
             if self.cancel and self.cancel():
                 raise Cancelled("interpolation was cancelled")
-            return look(self._motion(a, b, timesteps, scale), a, b)
+            first, second = _together(firsts), _together(seconds)
+            return look(self._motion(first, second, timesteps, scale), first, second)
 
         if self._engine is None or self._engine.network is not way.model:
             self._engine = Engine(way.model)
         if not way.tiles:
-            for frame in (first, second):
+            for frame in (frame for job in jobs for frame in (job.first, job.second)):
                 if frame not in self._whole:
                     self._whole[frame] = self._ready(frame, scale)
-            return call(self._whole[first], self._whole[second])[..., :height, :width]
-        canvas = None
+            firsts = [self._whole[job.first] for job in jobs]
+            seconds = [self._whole[job.second] for job in jobs]
+            return call(firsts, seconds)[..., :height, :width]
+        (job,), canvas = jobs, None
         for tile in way.tiles:
-            made = call(*(self._ready(tile.of(x), scale) for x in (first, second)))[0]
+            first, second = (self._ready(tile.of(x), scale) for x in (job.first, job.second))
+            made = call([first], [second])[0]
             if canvas is None:
-                canvas = torch.zeros(len(made), height, width, device=first.device)
+                canvas = torch.zeros(len(made), height, width, device=job.first.device)
             tile.add(made, canvas)
         return canvas[None]
 
@@ -181,19 +194,15 @@ class Pairs:
         x = x.float() / 255 if x.dtype == torch.uint8 else self._within_range(x.float())
         x = pad(x.contiguous(), network.side_multiple(scale))
         prepared = self._engine.prepare(self._views(colours(x)), refine=self.options.refine)
-        return _Ready(x, prepared)
+        return _Ready(self._views(x), prepared)
 
     def _motion(
         self, first: _Ready, second: _Ready, timesteps: Sequence[Fraction], scale: float
     ) -> Motion:
-        """Of each timestep, and with tta of each view: ordered (timestep view)."""
-        frames = [
-            ready.prepared.map(lambda x: _times(x, len(timesteps))) for ready in (first, second)
-        ]
-        views = len(first.prepared.image)
-        times = torch.tensor([float(t) for t in timesteps for _ in range(views)])
+        times = torch.tensor([float(t) for t in timesteps for _ in range(1 + self.options.tta)])
         return self._engine.motion(
-            *frames,
+            first.prepared,
+            second.prepared,
             times.to(first.image.device)[:, None, None, None],
             scale=scale,
             ensemble=self.options.ensemble,
@@ -201,16 +210,12 @@ class Pairs:
         )
 
     def _render(self, motion: Motion, first: _Ready, second: _Ready) -> Tensor:
-        views = len(first.prepared.image)
-        images = (
-            _times(self._views(ready.image), len(motion.flow) // views) for ready in (first, second)
-        )
-        frames = motion.render(*images)
-        return (frames[::2] + turn(frames[1::2])) / 2 if views > 1 else frames
+        frames = motion.render(first.image, second.image)
+        return (frames[::2] + turn(frames[1::2])) / 2 if self.options.tta else frames
 
     def _describe(self, motion: Motion, first: _Ready, second: _Ready) -> Tensor:
         """(B, 5, H, W): flow and mask."""
-        if len(first.prepared.image) == 1:
+        if not self.options.tta:
             return torch.cat((motion.flow, motion.mask), 1)
         flow = (motion.flow[::2] - turn(motion.flow[1::2])) / 2  # turned, motion points back
         return torch.cat((flow, (motion.mask[::2] + turn(motion.mask[1::2])) / 2), 1)
@@ -220,7 +225,7 @@ class Pairs:
 
     def _within_range(self, x: Tensor) -> Tensor:
         low, high = torch.aminmax(x)
-        if 0 <= low and high <= 1:
+        if low >= 0 and high <= 1:
             return x
         if not self._warned:
             log.warning("frames have values outside [0, 1]; new frames are made from clamped ones")
@@ -233,9 +238,20 @@ def turn(x: Tensor) -> Tensor:
     return x.flip(2, 3)
 
 
-def _times(x: Tensor, count: int) -> Tensor:
-    """The batch `x`, `count` times over."""
-    return repeat(x, "v c h w -> (b v) c h w", b=count)
+def _together(frames: Sequence[_Ready]) -> _Ready:
+    """One after the other; one and the same frame takes no more memory than once."""
+    first = frames[0]
+    if len(first.image) == 1 and all(frame is first for frame in frames):
+
+        def repeat(x: Tensor) -> Tensor:
+            return x.expand(len(frames), -1, -1, -1)
+
+        return _Ready(repeat(first.image), first.prepared.map(repeat))
+    pyramids = zip(*(frame.prepared.pyramid for frame in frames), strict=True)
+    prepared = Prepared(
+        torch.cat([frame.prepared.seen for frame in frames]), tuple(map(torch.cat, pyramids))
+    )
+    return _Ready(torch.cat([frame.image for frame in frames]), prepared)
 
 
 def _finish(frame: Tensor, like: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ from rife import interpolate, load_model
 from rife.fuse import Layer, fuse
 
 
-
 def rounded(x):
     return x.half().float() if torch.is_tensor(x) else x
 

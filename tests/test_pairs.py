@@ -20,6 +20,8 @@ from rife import load_model
 from rife.engine import Engine
 from rife.IFNet_HDv3 import IFNet_HDv3
 from rife.memory import (
+    BATCH_PIXELS,
+    Job,
     Ladder,
     NotEnoughMemory,
     _left_in_container,
@@ -123,10 +125,10 @@ def test_several_timesteps_in_one_call_give_what_one_by_one_gives(v40, bikes, on
         assert (a - b).abs().max() < 1e-5
 
 
-def test_batches_are_no_larger_than_helps_and_one_on_the_cpu(v40, bikes, on_device, monkeypatch):
+def test_batches_are_no_larger_than_helps(v40, bikes, on_device, monkeypatch):
     model = on_device(v40)
     whole = 192 * 512
-    monkeypatch.setattr("rife.memory.BATCH_PIXELS", 2 * whole)
+    monkeypatch.setitem(BATCH_PIXELS, "else", 2 * whole)
     list(Pairs(model, Options(), memory_limit=LOTS).between(*bikes[:2], QUARTERS))
     assert model.calls == [("cuda", 2, 2 * whole), ("cuda", 1, whole)]
 
@@ -143,7 +145,7 @@ def test_no_memory_is_answered_by_smaller_batches_then_tiles_then_the_cpu(
     for most, how, lines in (
         (2 * whole, "one at a time on cuda", 1),
         (whole - 1, "in 1 x 2 tiles on cuda", 2),
-        (100, "one at a time on the CPU", 2),
+        (100, "3 at a time on the CPU", 2),
     ):
         caplog.clear()
         model = on_device(v40, cuda=most)
@@ -217,7 +219,7 @@ def test_an_8k_frame_is_planned_in_tiles_that_4_gb_hold(v40, monkeypatch):
     """The plan alone; benchmarks/tiles.md has the run."""
     monkeypatch.setattr("rife.memory.look_ahead", lambda *args: (v40, 676))
     frame = torch.zeros(1, 1, 3, dtype=torch.uint8).expand(4320, 7680, 3)
-    way = Ladder(v40, Options(), 4 * 10**9).way(frame, frame, [HALF])
+    way = Ladder(v40, Options(), 4 * 10**9).way([Job(frame, frame, HALF)])
     assert way.grid == (2, 2)
     for tile in way.tiles:
         sides = len(tile.rows), len(tile.columns)
