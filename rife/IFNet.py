@@ -63,7 +63,7 @@ class IFNet(Network):
     any_timestep: ClassVar[bool] = False
     scales = (4, 2, 1)
     built_in = frozenset({"refine"})
-    bytes_per_pixel = 800
+    bytes_per_pixel = 620
     block: ClassVar[type[IFBlock]] = IFBlock
     #: Channels that the family's members add to every block's input.
     extra_planes: ClassVar[int] = 0

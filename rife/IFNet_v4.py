@@ -175,7 +175,7 @@ class IFNet_v4(Network):
         self.inputs = first | {"mask": 1, "handed": p.hands_over, "flow": 4}
         self.mask_adds = p.head is None
         in_planes = sum(self.inputs.values())
-        self.bytes_per_pixel = 80 + 24 * in_planes
+        self.bytes_per_pixel = 240 + 7 * in_planes
         self.refine_bytes_per_pixel = 360 if p.refine else 0
         for i, c in enumerate(p.channels):
             self.add_module(f"block{i}", IFBlock(in_planes if i else sum(first.values()), c, p))
