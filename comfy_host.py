@@ -152,7 +152,8 @@ def load_model(name: str, precision: str) -> ModelPatcher:
 def running(model: ModelPatcher, height: int, width: int, channels: int = 3) -> Iterator[nn.Module]:
     """The network on its device, with memory for one pair of such images beside it."""
     network = model.model.network
-    needed = network.memory_needed(height, width, channels)
+    weights = sum(parameter.nbytes for parameter in network.parameters())  # the engine has its own
+    needed = network.memory_needed(height, width, channels) + weights
     model_management.load_models_gpu([model], memory_required=needed, force_full_load=True)
     # Short of memory (--novram) ComfyUI leaves behind all layers that aren't its own.
     network.to(model.load_device)

@@ -206,8 +206,7 @@ class IFNet_v4(Network):
         image = image.float()
         seen = image
         if self.parameters_row.head:
-            features = self.encode(image.to(self.dtype)).float().contiguous()
-            seen = torch.cat((image, features), 1)
+            seen = torch.cat((image, self.encode(image.to(self.dtype)).float()), 1)
         pyramid = self.contextnet.pyramid(image.to(self.dtype)) if refine else ()
         return Prepared(seen, pyramid)
 

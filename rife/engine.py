@@ -15,14 +15,17 @@ from dataclasses import dataclass
 from functools import reduce
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .fuse import Layer, fuse
 from .network import Motion, Network, Prepared, one_by_one
-from .warp import at_least_float32, resize, sample, sample_in_bands, swap_directions, unit_axis
+from .warp import at_least_float32, resize, sample, sample_in_bands, swap_directions
 
 #: Pixels of a strip on a CPU, so that it stays in its caches. Elsewhere a strip is the frame.
 STRIP = 98304
+#: Whether torch has FBGEMM, whose embedding_bag is a fast weighted sum of rows.
+_GATHERS = "fbgemm" in torch.backends.quantized.supported_engines
 
 
 class Engine:
@@ -35,13 +38,20 @@ class Engine:
         self.network = network
         self._fast = fuse(network)
         self._blocks = [_Block(network, i, block) for i, block in enumerate(self._fast.blocks)]
+        # Few channels are sampled faster one after the other, many together.
+        gathers = network.device.type == "cpu" and network.inputs.get("features0") and _GATHERS
+        self._layout = torch.channels_last if gathers else torch.contiguous_format
         if hasattr(network, "unet"):
             self._unet = _Entry(self._fast.unet.down0.conv1[0], network.unet.inputs)
 
     @torch.no_grad()
     def prepare(self, image: Tensor, *, refine: bool = False) -> Prepared:
         """As Network.prepare."""
-        return self._fast.prepare(image, refine=refine).map(Tensor.contiguous)
+        prepared = self._fast.prepare(image, refine=refine)
+        return Prepared(
+            prepared.seen.contiguous(memory_format=self._layout),
+            tuple(level.contiguous() for level in prepared.pyramid),
+        )
 
     @torch.no_grad()
     def motion(
@@ -95,9 +105,12 @@ class Engine:
 
 
 class _Entry:
-    """A first convolution; and, for ensembles, as it sees the frames in the other order."""
+    """A first convolution; and, for ensembles, as it sees the frames in the other order.
 
-    #: Each frame's image and features side by side, as they are sampled.
+    sizes: of the parts of its input, in their order here; "seen0" and "seen1" are a frame's image
+    and features, warped.
+    """
+
     ORDER = (
         "image0", "features0", "image1", "features1", "still0", "still1", "time", "mask", "handed",
         "flow",
@@ -107,22 +120,23 @@ class _Entry:
         """inputs: the channels of the layer, which may have fewer of them: the first ones."""
         there, end = {}, 0
         for name, size in inputs.items():
-            there[name] = layer.weight[:, end : end + size]
+            if end < layer.weight.shape[1] and size:
+                there[name] = layer.weight[:, end : end + size]
             end += size
-        opposite = {"0": "1", "1": "0"}
-        back = {name: there[name[:-1] + opposite.get(name[-1], name[-1])] for name in there}
-        back["mask"] = -there["mask"]
-        back["flow"] = there["flow"].roll(2, 1)
+        mirror = str.maketrans("01", "10")
+        back = {name: there[name.translate(mirror)] for name in there}
+        if "flow" in there:
+            back |= {"mask": -there["mask"], "flow": there["flow"].roll(2, 1)}
+        names = [name for name in self.ORDER if name in there]
         self.layers = [
-            layer.with_weight(torch.cat([part[name] for name in self.ORDER if name in part], 1))
+            layer.with_weight(torch.cat([part[name] for name in names], 1))
             for part in (there, back)
         ]
         self.halo = layer.stride[0] - 1  # rows above the first that it needs
         self.sizes: dict[str, int] = {}
-        for name in self.ORDER:
+        for name in names:
             part = name.replace("image", "seen").replace("features", "seen")
-            self.sizes[part] = self.sizes.get(part, 0) + (name in there and there[name].shape[1])
-        self.sizes = {part: size for part, size in self.sizes.items() if size}
+            self.sizes[part] = self.sizes.get(part, 0) + there[name].shape[1]
 
 
 class _Block:
@@ -242,8 +256,8 @@ class _Run:
             parts["mask"][:] = self.mask(scale, start, stop)
         flow = _middles(self.flow, scale, start, stop)
         for i, frame in enumerate(self.frames):
-            grid = _grid(flow[:, 2 * i : 2 * i + 2], self.flow.shape, scale, start)
-            _warp_into(parts[f"seen{i}"], frame.seen, grid, min(scale, 2))
+            places = _places(flow[:, 2 * i : 2 * i + 2], self.flow.shape, scale, start)
+            _warp_into(parts[f"seen{i}"], frame.seen, places, min(scale, 2))
         parts["flow"][:] = _smaller(flow, min(scale, 2), 0, stop - start) / scale
 
 
@@ -260,7 +274,8 @@ class _Motion(Motion):
             warped = []
             for i, image in enumerate((image0, image1)):
                 flow = self.flow[:, 2 * i : 2 * i + 2, rows]
-                warped.append(sample(image, _grid(flow, self.flow.shape, 1, start)))
+                places = _places(flow, self.flow.shape, 1, start)
+                warped.append(sample(image, _grid(places, image)))
             merged = torch.lerp(warped[1], warped[0], self.mask[:, :, rows])
             if self.residual is not None:
                 residual = self.residual[:, :, rows]
@@ -300,31 +315,67 @@ def _middles(x: Tensor, scale: int, start: int, stop: int) -> Tensor:
     return x
 
 
-def _grid(flow: Tensor, size: torch.Size, scale: int, start: int) -> Tensor:
-    """Where flow (B, 2, h, w) points to, for `sample`: flow as `_middles` gives it from row `start`
-    on, of a frame of `size` (B, C, H, W)."""
-    height, width = size[2:]
-    x, y = _axis(width, scale, flow), _axis(height, scale, flow)[min(scale, 2) * start :]
-    grid = flow.new_empty(len(flow), *flow.shape[2:], 2)
-    torch.add(x, flow[:, 0], alpha=2 / (width - 1), out=grid[..., 0])
-    torch.add(y[: grid.shape[1], None], flow[:, 1], alpha=2 / (height - 1), out=grid[..., 1])
-    return grid
+def _places(flow: Tensor, size: torch.Size, scale: int, start: int) -> tuple[Tensor, Tensor]:
+    """Where flow (B, 2, h, w) points to, x and y in pixels, (B, h, w): flow as `_middles` gives it
+    from row `start` on, of a frame of `size` (B, C, H, W)."""
+    x, y = _axis(size[3], scale, flow), _axis(size[2], scale, flow)[min(scale, 2) * start :]
+    return x + flow[:, 0], y[: flow.shape[2], None] + flow[:, 1]
 
 
 def _axis(count: int, scale: int, like: Tensor) -> Tensor:
-    axis = unit_axis(count, like)
+    axis = torch.arange(count, device=like.device, dtype=like.dtype)
     if scale > 2:
         axis = axis.view(-1, scale)[:, scale // 2 - 1 : scale // 2 + 1].flatten()
     return axis
 
 
-def _warp_into(target: Tensor, image: Tensor, grid: Tensor, pool: int = 1) -> None:
-    """target (B, C, h, w) = image (B, C, H, W) sampled at grid (B, pool * h, pool * w, 2), of which
-    pool x pool points make one."""
-    if grid.device.type != "cpu":
-        target[:] = resize(sample(image, grid), 1 / pool)
+def _grid(places: tuple[Tensor, Tensor], image: Tensor) -> Tensor:
+    """`places` on `image`, as `sample` wants them."""
+    x, y = places
+    height, width = image.shape[2:]
+    grid = x.new_empty(*x.shape, 2)
+    torch.sub(x * (2 / (width - 1)), 1, out=grid[..., 0])
+    torch.sub(y * (2 / (height - 1)), 1, out=grid[..., 1])
+    return grid
+
+
+def _warp_into(target: Tensor, image: Tensor, places: tuple[Tensor, Tensor], pool: int) -> None:
+    """target (B, C, h, w) = image (B, C, H, W) at places (B, pool * h, pool * w) each, of which
+    pool x pool make one."""
+    if image.device.type != "cpu":
+        target[:] = resize(sample(image, _grid(places, image)), 1 / pool)
         return
     for i in range(len(image)):
-        bands = sample_in_bands(image[i : i + 1], grid[i : i + 1], pool)
-        bands = resize(bands, 1 / pool)
+        one, at = image[i : i + 1], (places[0][i : i + 1], places[1][i : i + 1])
+        if one.stride(1) == 1:
+            target[i].permute(1, 2, 0).copy_(_gathered(one[0], *at, pool))
+            continue
+        bands = resize(sample_in_bands(one, _grid(at, one), pool), 1 / pool)
         target[i].unflatten(1, (len(bands), -1)).transpose(0, 1).copy_(bands)
+
+
+def _gathered(image: Tensor, x: Tensor, y: Tensor, pool: int) -> Tensor:
+    """As `_warp_into`, of an image (C, H, W) whose pixels' channels lie together: (h, w, C), each
+    the sum of 4 pixels and their weights, which torch has a fast loop for."""
+    channels, height, width = image.shape
+    x, y = x.clamp_(0, width - 1), y.clamp_(0, height - 1)
+    left = x.to(torch.int32).clamp_(0, width - 2)  # within the image, even if x is NaN
+    top = y.to(torch.int32).clamp_(0, height - 2)
+    right = x.sub_(left).view(-1)
+    down = y.sub_(top).mul_(1 / pool**2).view(-1)
+    corners = torch.tensor([0, 1, width, width + 1], dtype=torch.int32)
+    indices = torch.add(left, top, alpha=width).view(-1, 1) + corners
+    weights = x.new_empty(len(indices), 4)
+    torch.mul(right, down, out=weights[:, 3])
+    torch.sub(down, weights[:, 3], out=weights[:, 2])
+    torch.mul(right, 1 / pool**2, out=weights[:, 1]).sub_(weights[:, 3])
+    torch.sub(1 / pool**2 - down, weights[:, 1], out=weights[:, 0])
+    each = 4 * pool  # those of neighbours in a row, too
+    made = F.embedding_bag(
+        indices.view(-1),
+        image.permute(1, 2, 0).reshape(-1, channels),
+        torch.arange(0, indices.numel() + 1, each, dtype=torch.int32),
+        mode="sum", per_sample_weights=weights.view(-1), include_last_offset=True,
+    )  # fmt: skip
+    made = made.view(-1, pool, x.shape[2] // pool, channels)
+    return made[:, 0] if pool == 1 else made[:, 0] + made[:, 1]

@@ -68,17 +68,20 @@ class Layer(nn.Module):
         super().__init__()
         self.transposed = isinstance(conv, nn.ConvTranspose2d)
         self.stride, self.padding, self.groups = conv.stride, conv.padding, conv.groups
-        weight = conv.weight if weight is None else weight
-        self.weight = _constant(weight)
+        self.weight = _constant(conv.weight if weight is None else weight)
         self.bias = _constant(conv.bias if bias is None else bias)
         self.residual = residual
         self.slope: float | Tensor | None = None  # below zero; None: no activation
+        self.is_maximum = False  # of y and y times the slope
         self._packed: Tensor | None = None
 
     def activate(self, activation: nn.LeakyReLU | nn.PReLU) -> "Layer":
-        leaky = isinstance(activation, nn.LeakyReLU)
-        self.slope = activation.negative_slope if leaky else activation.weight.detach()
-        self.shallow = bool((activation.weight <= 1).all()) if not leaky else True
+        """Take in what follows."""
+        if isinstance(activation, nn.LeakyReLU):
+            self.slope = activation.negative_slope
+        else:
+            self.slope = activation.weight.detach()
+            self.is_maximum = bool((self.slope <= 1).all())
         return self
 
     def with_weight(self, weight: Tensor) -> "Layer":
@@ -126,8 +129,8 @@ class Layer(nn.Module):
             return y
         if isinstance(self.slope, float):
             return F.leaky_relu_(y, self.slope)
-        if self.shallow and y.dtype == torch.bfloat16 and y.device.type == "cpu":
-            # The same, where torch's own takes up to ten times as long.
+        if self.is_maximum and y.dtype == torch.bfloat16 and y.device.type == "cpu":
+            # Torch's own takes up to ten times as long there.
             return torch.maximum(y, y * self.slope[:, None, None], out=y)
         return F.prelu(y, self.slope)
 

@@ -189,12 +189,12 @@ class _Run:
 
     def images(self, steps: Sequence[_Step]) -> Iterator[tuple[Fraction, Tensor]]:
         """Yield the images at the steps' timesteps, with their places in the clip."""
-        if self.cancel and self.cancel():
-            raise Cancelled("interpolation was cancelled")
         made = self.pairs.all_between(
             [(step.first.image, step.second.image, step.inner) for step in steps if step.moves]
         )
         for step in steps:
+            if self.cancel and self.cancel():
+                raise Cancelled("interpolation was cancelled")
             first, second = step.first, step.second
             between = made if step.moves else self._without_network(step)
             for t in step.timesteps:
