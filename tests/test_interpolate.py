@@ -311,7 +311,7 @@ def test_a_cut_on_twos_stays_where_it_is(v40, spliced):
     """Re-timing ends with the shot: the last repeat is held to the cut's middle, no longer."""
     on_twos = spliced.repeat_interleave(2, 0)
     out = interpolate(v40, on_twos, 4, duplicates=True)
-    assert (out[:9:4] - interpolate(v40, spliced[:2], 2)).abs().max() < 1e-5
+    assert (out[:9:4] - interpolate(v40, spliced[:2], 2)).abs().max() < 1e-4
     assert all(torch.equal(frame, spliced[1]) for frame in out[8:14])
     assert all(torch.equal(frame, spliced[2]) for frame in out[14:17])
 
