@@ -21,7 +21,7 @@ from .tiles import Grid, Window, finer, look_ahead, windows
 log = logging.getLogger(__name__)
 
 #: Frames of a call, at most, and pixels, up to which more frames in one make it faster: measured on
-#: CPUs (benchmarks/RESULTS.md), a guess elsewhere. Fixed, and not what is fastest at the moment,
+#: CPUs (benchmarks/constants.py), a guess elsewhere. Fixed, and not what is fastest at the moment,
 #: because frames depend on it in their last bits: two runs give the same.
 BATCH = 8
 BATCH_PIXELS = {"cpu": 400_000, "else": 3_000_000}
