@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rife import load_model
-from rife.engine import STRIP, Engine
+from rife.engine import Engine
 from rife.IFNet import IFNet
 from rife.IFNet_2R import IFNet_2R
 from rife.IFNet_HDv3 import IFNet_HDv3
@@ -64,7 +64,7 @@ def settings(network):
 def test_frames_are_the_network_s(name):
     network = seeded(name)
     multiple = network.side_multiple()
-    tall = seeded_images(max(160, multiple) // multiple * multiple, multiple)
+    tall = seeded_images(2 * multiple, multiple)
     for options in settings(network):
         frame, flow, mask, reach = differences(network, tall, **options)
         assert reach > 0.5, "frames must move for this to say anything"
@@ -74,13 +74,16 @@ def test_frames_are_the_network_s(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.25, 0.5, 1, 2])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_frames_are_the_network_s_at_all_scales_in_several_strips_and_pairs(name, scale):
-    network = seeded(name)
+def test_frames_are_the_network_s_at_all_scales_in_several_strips_and_pairs(
+    name, scale, monkeypatch
+):
+    monkeypatch.setattr("rife.engine.STRIP", 8192)
+    # Random flow grows with the blocks' scales, and with it what rounding does to frames.
+    network = seeded(name, NETWORKS[name][1] * min(1, scale))
     multiple = network.side_multiple(scale)
-    height, width = (side + -side % multiple for side in (288, 416))
-    assert height * width > 2 * STRIP
+    height, width = (side + -side % multiple for side in (160, 224))
     for options in settings(network):
-        for x in (seeded_images(height, width, batch=2), seeded_images(multiple, 3 * multiple)):
+        for x in (seeded_images(height, width, batch=2), seeded_images(multiple, 2 * multiple)):
             frame, _, mask, _ = differences(network, x, scale=scale, **options)
             assert frame <= 2e-5 and mask <= 5e-5, options
 
