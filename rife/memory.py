@@ -90,14 +90,15 @@ class Ladder:
 
     def batch(self, height: int, width: int, channels: int) -> int:
         """How many frames of this size to make in one call, as far as memory is known."""
+        scale = self.options.scale_for(height, width)
         most = self._most(height, width, channels)
         device = "cpu" if self._model.device.type == "cpu" else "else"
         pixels = min(most, BATCH_PIXELS[device])
-        return max(1, min(BATCH, int(pixels // self._pixels(height, width))))
+        return max(1, min(BATCH, int(pixels // self._pixels(height, width, scale))))
 
-    def _pixels(self, height: int, width: int) -> int:
-        """That a call takes for one frame of this size."""
-        multiple = self._model.side_multiple(self.options.scale_for(height, width))
+    def _pixels(self, height: int, width: int, scale: float) -> int:
+        """That a call takes for one frame or tile of this size, of a frame seen at `scale`."""
+        multiple = self._model.side_multiple(scale)
         views = 2 if self.options.tta else 1
         return views * (height + -height % multiple) * (width + -width % multiple)
 
@@ -106,17 +107,18 @@ class Ladder:
         if self._limit is None:
             self._limit = available_memory(self._model.device)
         options, views = self.options, 2 if self.options.tta else 1
+        scale = options.scale_for(height, width)
         needed = views * self._model.memory_needed(
-            height, width, channels, scale=options.scale_for(height, width), refine=options.refine
+            height, width, channels, scale=scale, refine=options.refine
         )
-        return min(self._most_pixels, self._pixels(height, width) * self._limit / needed)
+        return min(self._most_pixels, self._pixels(height, width, scale) * self._limit / needed)
 
     def way(self, jobs: Sequence[Job]) -> Way:
         """How to make the first of `jobs`, or more."""
         model, options, job = self._model, self.options, jobs[0]
         height, width, channels = job.first.shape
         scale = options.scale_for(height, width)
-        whole = self._pixels(height, width)
+        whole = self._pixels(height, width, scale)
         most = self._most(height, width, channels)
         grid: Grid = (1, 1)
         smaller = finer(grid, height, width)
@@ -132,7 +134,8 @@ class Ladder:
             while largest > most and smaller:
                 grid, smaller = smaller, finer(smaller, height, width)
                 tiles = windows(height, width, grid, margin, multiple)
-                largest = max(self._pixels(len(tile.rows), len(tile.columns)) for tile in tiles)
+                sides = ((len(tile.rows), len(tile.columns)) for tile in tiles)
+                largest = max(self._pixels(*side, scale) for side in sides)
             way = Way(tiles_model, 1, largest, smaller is not None, grid, tiles)
         self._tell(way, f"frames of {width}x{height}")
         return way
