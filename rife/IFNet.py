@@ -11,12 +11,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from .network import Motion, Network, Prepared
+from .network import Block, Motion, Network, Prepared
 from .refine import Contextnet, Unet, conv
 from .warp import at_least_float32, resize, warp
 
 
-class IFBlock(nn.Module):
+class IFBlock(Block):
     """One step of refinement: features of the pair and the flow so far -> change of flow and mask.
 
     in_planes: channels of `x` and `flow` together. c: width of the eight convolutions.
@@ -41,14 +41,9 @@ class IFBlock(nn.Module):
         x = resize(x, 1 / scale)
         if flow is not None:
             x = torch.cat((x, resize(flow, 1 / scale) / scale), 1)
-        x = self.conv0[0](x.to(self.lastconv.weight.dtype))
-        up = scale * self.up
-        out = resize(at_least_float32(self.body(x)), up)
-        return out[:, :4] * up, out[:, 4:5]
+        return self.estimate(x, scale)[:2]
 
     def body(self, x: Tensor) -> Tensor:
-        """All between the two resizings but the first convolution: flow and mask, `up` times
-        smaller than the block's input."""
         x = self.conv0[1](x)
         return self.lastconv(self.convblock(x) + x)
 

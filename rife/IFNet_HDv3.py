@@ -11,12 +11,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from .network import Motion, Network, Prepared
+from .network import Block, Motion, Network, Prepared
 from .refine import conv
-from .warp import at_least_float32, resize, swap_directions, warp
+from .warp import resize, swap_directions, warp
 
 
-class IFBlock(nn.Module):
+class IFBlock(Block):
     """One step of refinement, with separate heads for flow and mask.
 
     deconvs: 1 (v3.5) or 2 (v3.6 - v3.9) transposed convolutions in each head.
@@ -42,14 +42,9 @@ class IFBlock(nn.Module):
         """x: both warped frames and the mask, (B, 7, H, W); flow: (B, 4, H, W) in pixels; scale:
         how far the input is reduced. Returns the change of flow, in pixels, and of the mask."""
         x = torch.cat((resize(x, 1 / scale), resize(flow, 1 / scale) / scale), 1)
-        x = self.conv0[0](x.to(self.conv0[0][0].weight.dtype))
-        up = scale * self.up
-        out = resize(at_least_float32(self.body(x)), up)
-        return out[:, :4] * up, out[:, 4:5]
+        return self.estimate(x, scale)[:2]
 
     def body(self, x: Tensor) -> Tensor:
-        """All between the two resizings but the first convolution: flow and mask, `up` times
-        smaller than the block's input."""
         x = self.conv0[1](x)
         for pair in (self.convblock0, self.convblock1, self.convblock2, self.convblock3):
             x = pair(x) + x

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from .network import Motion, Network, Prepared, one_by_one
+from .network import Block, Motion, Network, Prepared, one_by_one
 from .refine import Contextnet, Unet
 from .warp import at_least_float32, resize, swap_directions, warp
 
@@ -107,7 +107,7 @@ class ResConv(nn.Module):
         return self.relu(self.conv(x) * self.beta + x)
 
 
-class IFBlock(nn.Module):
+class IFBlock(Block):
     """One step of refinement at its scale: flow, mask and, to some versions, features."""
 
     def __init__(self, in_planes: int, c: int, parameters: Parameters):
@@ -140,14 +140,10 @@ class IFBlock(nn.Module):
         x = resize(x, 1 / scale)
         if flow is not None:
             x = torch.cat((x, resize(flow, 1 / scale) / scale), 1)
-        x = self.conv0[0](x.to(self.conv0[0][0].weight.dtype))
-        up = scale * self.up
-        out = resize(at_least_float32(self.body(x)), up)
-        return out[:, :4] * up, out[:, 4:5], out[:, 5 : 5 + self.hands_over]
+        flow, mask, handed = self.estimate(x, scale)
+        return flow, mask, handed[:, : self.hands_over]
 
     def body(self, x: Tensor) -> Tensor:
-        """All between the two resizings but the first convolution: the planes of flow, mask and
-        features, `up` times smaller than the block's input."""
         x = self.conv0[1](x)
         out = self.convblock(x)
         return self.lastconv(out + x if self.residual_around else out)

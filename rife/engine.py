@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .fuse import Layer, fuse
-from .network import Motion, Network, Prepared, one_by_one
+from .network import Motion, Network, Prepared, blend, one_by_one
 from .warp import at_least_float32, resize, sample, sample_in_bands, swap_directions
 
 #: Pixels of a strip on a CPU, so that it stays in its caches. Elsewhere a strip is the frame.
@@ -117,18 +117,16 @@ class _Entry:
     sizes: of the parts of its input, in their order here.
     """
 
-    TOGETHER: ClassVar = {
+    #: What networks call their inputs -> the part that it goes into; in the order of both.
+    PARTS: ClassVar = {
         "image0": "seen0", "features0": "seen0", "image1": "seen1", "features1": "seen1",
-        "mask": "given", "handed": "given",
+        "still0": "still0", "still1": "still1", "time": "time", "mask": "given", "handed": "given",
+        "flow": "flow",
     }  # fmt: skip
 
-    ORDER = (
-        "image0", "features0", "image1", "features1", "still0", "still1", "time", "mask", "handed",
-        "flow",
-    )  # fmt: skip
-
-    def __init__(self, layer: Layer, inputs: Mapping[str, int]):
-        """inputs: the channels of the layer, which may have fewer of them: the first ones."""
+    def __init__(self, layer: Layer, inputs: Mapping[str, int], both: bool = False):
+        """inputs: the channels of the layer, which may have fewer of them: the first ones. both:
+        ensembles are wanted."""
         there, end = {}, 0
         for name, size in inputs.items():
             if end < layer.weight.shape[1] and size:
@@ -138,15 +136,15 @@ class _Entry:
         back = {name: there[name.translate(mirror)] for name in there}
         if "flow" in there:
             back |= {"mask": -there["mask"], "flow": there["flow"].roll(2, 1)}
-        names = [name for name in self.ORDER if name in there]
+        names = [name for name in self.PARTS if name in there]
         self.layers = [
             layer.with_weight(torch.cat([part[name] for name in names], 1))
-            for part in (there, back)
+            for part in ((there, back) if both else (there,))
         ]
         self.halo = layer.stride[0] - 1  # rows above the first that it needs
         self.sizes: dict[str, int] = {}
         for name in names:
-            part = self.TOGETHER.get(name, name)
+            part = self.PARTS[name]
             self.sizes[part] = self.sizes.get(part, 0) + there[name].shape[1]
 
 
@@ -154,7 +152,8 @@ class _Block:
     """A network's block on a `_Run`."""
 
     def __init__(self, network: Network, index: int, fused: nn.Module):
-        self.entry = _Entry(fused.conv0[0][0], network.inputs)
+        both = "ensemble" in network.options | network.built_in
+        self.entry = _Entry(fused.conv0[0][0], network.inputs, both)
         self.body, self.up = fused.body, fused.up
         if isinstance(getattr(fused, "lastconv", None), nn.Sequential):  # before a PixelShuffle(2)
             last = index + 1 == len(network.blocks)
@@ -289,14 +288,8 @@ class _Motion(Motion):
                 flow = self.flow[:, 2 * i : 2 * i + 2, rows]
                 places = _places(flow, self.flow.shape, 1, start)
                 warped.append(sample(image, _grid(places, image)))
-            merged = torch.lerp(warped[1], warped[0], self.mask[:, :, rows])
-            if self.residual is not None:
-                residual = self.residual[:, :, rows]
-                if channels == 1:
-                    merged += residual.mean(dim=1, keepdim=True)
-                else:
-                    merged[:, :3] += residual
-            frame[:, :, rows] = merged.clamp_(0, 1)
+            residual = None if self.residual is None else self.residual[:, :, rows]
+            frame[:, :, rows] = blend(*warped, self.mask[:, :, rows], residual)
         return frame
 
 

@@ -109,17 +109,14 @@ class _Key:
 
 
 class _Step(NamedTuple):
-    """What is shown from one frame to the next, at timesteps in [0, 1]; moves: the network makes
-    what lies between."""
+    """What is shown from one frame to the next, at timesteps in [0, 1]; inner: those in (0, 1);
+    moves: the network makes what lies between."""
 
     first: _Key
     second: _Key
     timesteps: Sequence[Fraction]
+    inner: Sequence[Fraction]
     moves: bool
-
-    @property
-    def inner(self) -> list[Fraction]:
-        return [t for t in self.timesteps if 0 < t < 1]
 
 
 def _keys(
@@ -176,9 +173,10 @@ class _Run:
         """`steps`, in such groups that the network's calls make good use of the device."""
         group: list[_Step] = []
         for first, second, timesteps in steps:
-            step = _Step(first, second, timesteps, moves=first.shot == second.shot)
-            moves = step.moves and step.inner and not torch.equal(first.image, second.image)
-            group.append(step._replace(moves=bool(moves)))
+            inner = [t for t in timesteps if 0 < t < 1]
+            same_shot = first.shot == second.shot
+            moves = bool(inner) and same_shot and not torch.equal(first.image, second.image)
+            group.append(_Step(first, second, timesteps, inner, moves))
             runs = sum(len(step.inner) for step in group if step.moves)
             most = self.pairs.at_once(first.image) if runs else 0
             if runs >= most or len(group) >= most:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from .warp import warp
+from .warp import at_least_float32, resize, warp
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,41 @@ class Motion:
 
         image0, image1: (B, C, H, W) in [0, 1]; C is 1 (grey), 3 (RGB) or 4 (RGB and alpha).
         """
-        warped0 = warp(image0, self.flow[:, :2])
-        warped1 = warp(image1, self.flow[:, 2:])
-        merged = warped0 * self.mask + warped1 * (1 - self.mask)
-        if self.residual is not None:
-            if merged.shape[1] == 1:
-                merged = merged + self.residual.mean(dim=1, keepdim=True)
-            else:
-                merged[:, :3] += self.residual
-        return merged.clamp(0, 1)
+        warped = warp(image0, self.flow[:, :2]), warp(image1, self.flow[:, 2:])
+        return blend(*warped, self.mask, self.residual)
+
+
+def blend(warped0: Tensor, warped1: Tensor, mask: Tensor, residual: Tensor | None) -> Tensor:
+    """(B, C, H, W) in [0, 1] each, as in `Motion`."""
+    merged = warped0 * mask + warped1 * (1 - mask)
+    if residual is not None:
+        if merged.shape[1] == 1:
+            merged = merged + residual.mean(dim=1, keepdim=True)
+        else:
+            merged[:, :3] += residual
+    return merged.clamp(0, 1)
+
+
+class Block(nn.Module):
+    """One step of refinement: what it sees -> planes of flow, mask and, to some, features.
+
+    conv0: its first two convolutions, each with its activation. up: how many times smaller the
+    planes come out than it sees.
+    """
+
+    up: int
+
+    def body(self, x: Tensor) -> Tensor:
+        """All but the first convolution and the two resizings: (B, planes, h, w)."""
+        raise NotImplementedError
+
+    def estimate(self, x: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+        """x: what it sees, made `scale` times smaller. Returns, at full size, flow (B, 4, H, W) in
+        pixels, mask (B, 1, H, W) before its sigmoid, and all other planes."""
+        x = self.conv0[0](x.to(self.conv0[0][0].weight.dtype))
+        up = scale * self.up
+        out = resize(at_least_float32(self.body(x)), up)
+        return out[:, :4] * up, out[:, 4:5], out[:, 5:]
 
 
 class Network(nn.Module):
@@ -156,7 +182,7 @@ class Network(nn.Module):
         return round(needed + pixels * self.refine_bytes_per_pixel * refine)
 
     @property
-    def blocks(self) -> list[nn.Module]:
+    def blocks(self) -> list[Block]:
         """The blocks that estimate motion, as many as `scales`."""
         raise NotImplementedError
 

@@ -115,7 +115,7 @@ def look_ahead(
     """
     times = 2 ** max(1, math.ceil(math.log2(max(first.shape[:2]) / SMALL)))
     guide, settled = model, model
-    if settles := getattr(model, "doubles_scales", False):
+    if settles := model.doubles_scales:
         # Blocks 0 and 1 decide. They are given what they see in the whole frame, but for blur.
         guide, settled = copy.copy(model), copy.copy(model)
         guide.scales, guide.lost_at = model.scales[:2], model.lost_at / times

@@ -18,8 +18,8 @@ def warp(image: Tensor, flow: Tensor) -> Tensor:
     """
     image, flow = at_least_float32(image), at_least_float32(flow)
     height, width = image.shape[-2:]
-    x = unit_axis(width, flow) + flow[:, 0] / max((width - 1) / 2, 0.5)
-    y = unit_axis(height, flow)[:, None] + flow[:, 1] / max((height - 1) / 2, 0.5)
+    x = _unit_axis(width, flow) + flow[:, 0] / max((width - 1) / 2, 0.5)
+    y = _unit_axis(height, flow)[:, None] + flow[:, 1] / max((height - 1) / 2, 0.5)
     return sample(image, torch.stack((x, y), dim=-1))
 
 
@@ -47,8 +47,7 @@ def _sample(image: Tensor, grid: Tensor) -> Tensor:
     return F.grid_sample(image, grid, "bilinear", padding, align_corners=True)
 
 
-def unit_axis(size: int, like: Tensor) -> Tensor:
-    """(size,): the centres of as many pixels, as `sample` has them."""
+def _unit_axis(size: int, like: Tensor) -> Tensor:
     return torch.linspace(-1, 1, size, device=like.device, dtype=like.dtype)
 
 
