@@ -20,7 +20,6 @@ import json
 import os
 import platform
 import re
-import resource
 import subprocess
 import sys
 import threading
@@ -37,6 +36,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.memory import most_resident
 from benchmarks.peers import NETWORKS, Case, Contender, Unsupported, contenders, counterpart
 from rife import Network, interpolate
 from tools import assets
@@ -377,11 +377,6 @@ def peak_memory(args: argparse.Namespace, name: str) -> dict:
     if args.device == "cuda":
         row["cuda_peak"] = torch.cuda.max_memory_allocated()
     return row
-
-
-def most_resident() -> int:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 # Growth
