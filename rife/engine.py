@@ -162,7 +162,7 @@ class _Block:
 
     def __call__(self, run: "_Run", scale: int, both: bool) -> "_Found":
         x = run.enter(self.entry, scale, both)
-        planes = at_least_float32(self.body(torch.cat(x) if both else x[0])).contiguous()
+        planes = at_least_float32(self.body(torch.cat(x) if both else x[0]))
         factor = scale * self.up
         planes[:, :4] *= factor
         there, *back = planes.chunk(1 + both)

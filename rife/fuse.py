@@ -4,6 +4,7 @@ import copy
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from .IFNet_v4 import ResConv
@@ -22,6 +23,8 @@ def fuse(network: nn.Module) -> nn.Module:
 def _fused(module: nn.Module) -> nn.Module:
     if isinstance(module, ResConv):
         return _from_resconv(module)
+    if isinstance(module, nn.ConvTranspose2d) and Upsampling.suits(module):
+        return Upsampling(module)
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
         return Layer(module)
     if isinstance(module, nn.PixelShuffle):
@@ -29,6 +32,9 @@ def _fused(module: nn.Module) -> nn.Module:
     if isinstance(module, nn.Sequential):
         layers: list[nn.Module] = []
         for layer in map(_fused, module):
+            if isinstance(layer, _Shuffle) and isinstance(layers[-1], Upsampling):
+                layers[-1] = layers[-1].shuffled()
+                continue
             activates = isinstance(layer, (nn.LeakyReLU, nn.PReLU))
             if activates and layers and isinstance(layers[-1], Layer):
                 layers[-1].activate(layer)
@@ -133,6 +139,56 @@ class Layer(nn.Module):
             # Torch's own takes up to ten times as long there.
             return torch.maximum(y, y * self.slope[:, None, None], out=y)
         return F.prelu(y, self.slope)
+
+
+class Upsampling(nn.Module):
+    """A transposed convolution (kernel 4, stride 2, padding 1), and the PixelShuffle(2) that may
+    follow, as a convolution: each 2x2 window of the input makes a cell of the output.
+
+    Gives float32 in torch's usual layout.
+    """
+
+    def __init__(self, conv: nn.ConvTranspose2d, side: int = 2, planes: int | None = None):
+        """side: of the cells; 4 with the PixelShuffle. planes: only the first ones, counted before
+        it."""
+        super().__init__()
+        self.conv, self.side = conv, side
+        weight, bias = conv.weight[:, :planes], conv.bias[:planes]
+        # What a window's first and second row (or column) are multiplied with: these rows of the
+        # kernel make one half of the cell, these the other.
+        halves = torch.tensor([[2, 0], [3, 1]])
+        parts = weight[:, :, halves][..., halves]
+        parts = parts.unflatten(1, (-1, side // 2, side // 2))
+        bias = bias.view(-1, 1, side // 2, 1, side // 2).expand(-1, 2, -1, 2, -1)
+        self.layer = Layer(
+            nn.Conv2d(1, 1, 2, padding=1),
+            rearrange(parts, "i p a b y h x w -> (p y a x b) i h w"),
+            bias.flatten(),
+        )
+
+    @staticmethod
+    def suits(conv: nn.ConvTranspose2d) -> bool:
+        """Whether it is one of those, and faster this way: where oneDNN would fill up planes."""
+        geometry = conv.kernel_size, conv.stride, conv.padding, conv.groups
+        fills_up = conv.out_channels % 16 != 0
+        return geometry == ((4, 4), (2, 2), (1, 1), 1) and fills_up and _packs(conv.weight)
+
+    def shuffled(self) -> "Upsampling":
+        """With a PixelShuffle(2) after it."""
+        return Upsampling(self.conv, 4)
+
+    def narrowed(self, planes: int) -> "Upsampling":
+        """The same, with the first planes of its convolution alone."""
+        return Upsampling(self.conv, self.side, planes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, planes, side * h, side * w)."""
+        cells = self.layer(x).float().permute(0, 2, 3, 1).contiguous()
+        # A row of a cell is moved as one number.
+        rows = cells.view({2: torch.float64, 4: torch.complex128}[self.side])
+        rows = rearrange(rows, "b h w (p y) -> b p h y w", y=self.side).contiguous()
+        border = slice(self.side // 2, -(self.side // 2))
+        return rows.view(torch.float32).flatten(2, 3)[:, :, border, border]
 
 
 class _Shuffle(nn.Module):

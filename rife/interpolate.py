@@ -5,6 +5,7 @@ all run `interpolate_stream`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import groupby
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from .cancel import Cancel, Cancelled
 from .files import Frame
+from .heap import freed_memory_kept
 from .network import Network
 from .options import Options
 from .pairs import Pairs
@@ -94,8 +96,9 @@ def interpolate_stream(
     """
     options.check(model)
     run = _Run(model, options, cancel)
-    for steps in run.together(timeline.steps(_keys(frames, timeline, options))):
-        yield from run.images(steps)
+    with freed_memory_kept() if model.device.type == "cpu" else nullcontext():
+        for steps in run.together(timeline.steps(_keys(frames, timeline, options))):
+            yield from run.images(steps)
 
 
 @dataclass(frozen=True, eq=False)
