@@ -44,6 +44,7 @@ class Engine:
         self._layout = torch.channels_last if gathers else torch.contiguous_format
         if hasattr(network, "unet"):
             self._unet = _Entry(self._fast.unet.down0.conv1[0], network.unet.inputs)
+            self._fast.unet.join = tuple  # a Layer takes parts
 
     @torch.no_grad()
     def prepare(self, image: Tensor, *, refine: bool = False) -> Prepared:
@@ -114,7 +115,8 @@ class Engine:
 class _Entry:
     """A first convolution; and, for ensembles, as it sees the frames in the other order.
 
-    sizes: of the parts of its input, in their order here.
+    tensors: that its input comes in, the sizes of the parts that lie in each: what is gathered,
+        apart, and all else.
     """
 
     #: What networks call their inputs -> the part that it goes into; in the order of both.
@@ -142,10 +144,13 @@ class _Entry:
             for part in ((there, back) if both else (there,))
         ]
         self.halo = layer.stride[0] - 1  # rows above the first that it needs
-        self.sizes: dict[str, int] = {}
+        sizes: dict[str, int] = {}
         for name in names:
             part = self.PARTS[name]
-            self.sizes[part] = self.sizes.get(part, 0) + there[name].shape[1]
+            sizes[part] = sizes.get(part, 0) + there[name].shape[1]
+        apart = [part for part in sizes if sizes[part] > 3 and part in ("seen0", "seen1")]
+        rest = {part: size for part, size in sizes.items() if part not in apart}
+        self.tensors = [{part: sizes[part]} for part in apart] + [rest]
 
 
 class _Block:
@@ -223,26 +228,34 @@ class _Run:
         batch, _, height, width = self.frames[0].seen.shape
         height, width = height // scale, width // scale
         layers, halo = entry.layers[: 1 + both], entry.halo
-        weight, sizes = layers[0].weight, entry.sizes
+        weight = layers[0].weight
         strips = [(0, height)]
         if halo:
             strips = list(_strips(height, width * min(scale, 2) ** 2, weight.device))
         most = strips[0][1]
-        channels_last = (batch, halo + most, width, sum(sizes.values()))
-        buffer = weight.new_empty(channels_last).permute(0, 3, 1, 2)
-        buffer[:, :, :halo] = 0
+        buffers = [
+            weight.new_empty(batch, halo + most, width, sum(sizes.values())).permute(0, 3, 1, 2)
+            for sizes in entry.tensors
+        ]
+        for buffer in buffers:
+            buffer[:, :, :halo] = 0
         made: list[list[Tensor]] = []
         for start, stop in strips:
             if start:
-                buffer[:, :, :halo] = buffer[:, :, most : most + halo]
-            strip = buffer[:, :, : halo + stop - start]
-            parts = dict(zip(sizes, strip.split(list(sizes.values()), 1), strict=True))
+                for buffer in buffers:
+                    buffer[:, :, :halo] = buffer[:, :, most : most + halo]
+            inputs = [buffer[:, :, : halo + stop - start] for buffer in buffers]
+            parts = {
+                name: part
+                for x, sizes in zip(inputs, entry.tensors, strict=True)
+                for name, part in zip(sizes, x.split(list(sizes.values()), 1), strict=True)
+            }
             self._fill({n: part[:, :, halo:] for n, part in parts.items()}, scale, start, stop)
             made.append([])
             for layer, times in zip(layers, (self.times, 1 - self.times), strict=False):
                 if "time" in parts:
                     parts["time"][:, :, 0 if start else halo :] = times
-                made[-1].append(layer(strip, (1 - halo, 1)))
+                made[-1].append(layer(inputs, (1 - halo, 1)))
         return [
             torch.cat(rows, 2) if len(rows) > 1 else rows[0] for rows in zip(*made, strict=True)
         ]

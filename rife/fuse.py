@@ -1,6 +1,7 @@
 """Convolutions for inference: each with its activation in one pass, in the layout that suits it."""
 
 import copy
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -79,7 +80,7 @@ class Layer(nn.Module):
         self.residual = residual
         self.slope: float | Tensor | None = None  # below zero; None: no activation
         self.is_maximum = False  # of y and y times the slope
-        self._packed: Tensor | None = None
+        self._packed: list[Tensor] = []
 
     def activate(self, activation: nn.LeakyReLU | nn.PReLU) -> "Layer":
         """Take in what follows."""
@@ -102,33 +103,44 @@ class Layer(nn.Module):
         layer.bias = _constant(self.bias[:planes])
         return layer
 
-    def forward(self, x: Tensor, padding: tuple[int, int] | None = None) -> Tensor:
-        """padding: instead of the module's, rows and columns of zeros."""
+    def forward(
+        self, x: Tensor | Sequence[Tensor], padding: tuple[int, int] | None = None
+    ) -> Tensor:
+        """x: (B, C, h, w), or its parts along C, which never need to be one tensor. padding:
+        instead of the module's, rows and columns of zeros."""
         padding = padding or self.padding
+        parts = (x,) if isinstance(x, Tensor) else x
+        if not self.transposed and _packs(parts[0]):
+            return self._onednn(parts, padding)
+        x = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
         if self.transposed:
             y = F.conv_transpose2d(x, self.weight, self.bias, self.stride, padding)
-        elif _packs(x):
-            return self._onednn(x, padding)
         else:
             y = F.conv2d(x, self.weight, self.bias, self.stride, padding, groups=self.groups)
         return self._activated(y.add_(x) if self.residual else y)
 
-    def _onednn(self, x: Tensor, padding: tuple[int, int]) -> Tensor:
+    def _onednn(self, parts: Sequence[Tensor], padding: tuple[int, int]) -> Tensor:
         """Through torch's own way to oneDNN (what torch.compile calls): the weights are brought
         into the CPU's best layout once, and LeakyReLU costs no pass."""
-        geometry = [padding, self.stride, (1, 1), self.groups]
-        if self._packed is None:
-            self._packed = torch.ops.mkldnn._reorder_convolution_weight(
-                self.weight, *geometry, x.shape
-            )
-        fuses = isinstance(self.slope, float) and not self.residual
-        y = torch.ops.mkldnn._convolution_pointwise(
-            x, self._packed, self.bias, *geometry,
+        mkldnn, geometry = torch.ops.mkldnn, [padding, self.stride, (1, 1), self.groups]
+        if not self._packed:
+            sizes = [x.shape[1] // self.groups for x in parts]
+            self._packed = [
+                mkldnn._reorder_convolution_weight(kernel, *geometry, x.shape)
+                for kernel, x in zip(self.weight.split(sizes, 1), parts, strict=True)
+            ]
+        fuses = isinstance(self.slope, float) and not self.residual and len(parts) == 1
+        y = mkldnn._convolution_pointwise(
+            parts[0], self._packed[0], self.bias, *geometry,
             "leaky_relu" if fuses else "none", [self.slope] if fuses else [], "",
         )  # fmt: skip
+        for x, kernel in zip(parts[1:], self._packed[1:], strict=True):
+            mkldnn._convolution_pointwise_.binary(
+                y, x, kernel, None, *geometry, "add", 1.0, None, [], ""
+            )
         if fuses:
             return y
-        return self._activated(y.add_(x) if self.residual else y)
+        return self._activated(y.add_(parts[0]) if self.residual else y)
 
     def _activated(self, y: Tensor) -> Tensor:
         if self.slope is None:

@@ -4,7 +4,9 @@ Shared by the paper's network, its relatives, and RIFE v4.0 - v4.1. Upstream: EC
 model/refine.py.
 """
 
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +81,8 @@ class Unet(nn.Module):
 
     #: Of the first convolution; names as in Network.inputs.
     inputs: ClassVar = {"still0": 3, "still1": 3, "image0": 3, "image1": 3, "mask": 1, "flow": 4}
+    #: How the parts of a layer's input become what it takes.
+    join: Callable[[Sequence[Tensor]], Any] = staticmethod(partial(torch.cat, dim=1))
 
     def __init__(self, first_stride: int = 2):
         super().__init__()
@@ -110,12 +114,13 @@ class Unet(nn.Module):
 
     def body(self, x: Tensor, c0: list[Tensor], c1: list[Tensor]) -> Tensor:
         """All but the first convolution."""
+        join = self.join
         s0 = self.down0.conv2(x)
-        s1 = self.down1(torch.cat((s0, c0[0], c1[0]), 1))
-        s2 = self.down2(torch.cat((s1, c0[1], c1[1]), 1))
-        s3 = self.down3(torch.cat((s2, c0[2], c1[2]), 1))
-        x = self.up0(torch.cat((s3, c0[3], c1[3]), 1))
-        x = self.up1(torch.cat((x, s2), 1))
-        x = self.up2(torch.cat((x, s1), 1))
-        x = self.up3(torch.cat((x, s0), 1))
+        s1 = self.down1(join((s0, c0[0], c1[0])))
+        s2 = self.down2(join((s1, c0[1], c1[1])))
+        s3 = self.down3(join((s2, c0[2], c1[2])))
+        x = self.up0(join((s3, c0[3], c1[3])))
+        x = self.up1(join((x, s2)))
+        x = self.up2(join((x, s1)))
+        x = self.up3(join((x, s0)))
         return torch.sigmoid(self.conv(x))
