@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from .IFNet_v4 import ResConv
 
+_ACTIVATIONS = (nn.LeakyReLU, nn.PReLU)
+
 
 def fuse(network: nn.Module) -> nn.Module:
     """A copy of `network` that computes the same in fewer passes, for inference alone.
@@ -33,12 +35,11 @@ def _fused(module: nn.Module) -> nn.Module:
     if isinstance(module, nn.Sequential):
         layers: list[nn.Module] = []
         for layer in map(_fused, module):
-            if isinstance(layer, _Shuffle) and isinstance(layers[-1], Upsampling):
-                layers[-1] = layers[-1].shuffled()
-                continue
-            activates = isinstance(layer, (nn.LeakyReLU, nn.PReLU))
-            if activates and layers and isinstance(layers[-1], Layer):
-                layers[-1].activate(layer)
+            before = layers[-1] if layers else None
+            if isinstance(layer, _Shuffle) and isinstance(before, Upsampling):
+                layers[-1] = before.shuffled()
+            elif isinstance(layer, _ACTIVATIONS) and isinstance(before, (Layer, Upsampling)):
+                layers[-1] = before.activate(layer)
             else:
                 layers.append(layer)
         return nn.Sequential(*layers)
@@ -188,6 +189,10 @@ class Upsampling(nn.Module):
     def shuffled(self) -> "Upsampling":
         """With a PixelShuffle(2) after it."""
         return Upsampling(self.conv, 4)
+
+    def activate(self, activation: nn.LeakyReLU | nn.PReLU) -> Layer:
+        """A usual layer, since what follows wants its layout."""
+        return Layer(self.conv).activate(activation)
 
     def narrowed(self, planes: int) -> "Upsampling":
         """The same, with the first planes of its convolution alone."""

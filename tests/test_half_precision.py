@@ -19,6 +19,8 @@ from rife.fuse import Layer, fuse
 
 
 def rounded(x):
+    if isinstance(x, list | tuple):  # a layer's input in parts, or its padding
+        return [rounded(part) for part in x]
     return x.half().float() if torch.is_tensor(x) else x
 
 
