@@ -1,0 +1,65 @@
+"""What the run of a clip does to the process's heap, each in a process of its own."""
+
+import subprocess
+import sys
+
+import pytest
+
+from rife import heap
+
+pytestmark = pytest.mark.skipif(heap._glibc() is None, reason="there is no glibc to talk to")
+
+#: Takes and frees 200 MB twice, as two frames would; prints pages that were new to the process.
+PROGRAM = """
+import resource, sys
+from contextlib import nullcontext
+import torch
+from rife.heap import freed_memory_kept
+
+def faults(size=50_000_000):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(size)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1])
+
+torch.ones(50_000_000)
+start = resident()
+with freed_memory_kept() if "keep" in sys.argv else nullcontext():
+    with freed_memory_kept() if "twice" in sys.argv else nullcontext():
+        first = faults()
+    # Less, since glibc wants room for aligning it, which small blocks may have taken by then.
+    second, held = faults(49_000_000), resident() - start
+print(first, second, held, resident() - start, faults())
+"""
+PAGES = 50_000_000 * 4 // 4096
+
+
+def run(*words, **environment):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *words],
+        env={"PATH": "", **environment}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return [int(word) for word in done.stdout.split()]
+
+
+@pytest.mark.parametrize("words", [("keep",), ("keep", "twice")])
+def test_freed_memory_serves_again_and_goes_back_in_the_end(words):
+    first, second, held, left, after = run(*words)
+    assert first > PAGES / 2
+    assert second < PAGES / 100
+    assert held > PAGES / 2
+    assert left < PAGES / 10
+    assert after > PAGES / 2, "the heap is as it was before"
+
+
+def test_without_it_memory_comes_anew():
+    first, second, held, *_ = run()
+    assert min(first, second) > PAGES / 2
+    assert held < PAGES / 10
+
+
+def test_whoever_has_set_the_heap_up_is_left_alone():
+    _, second, *_ = run("keep", MALLOC_MMAP_MAX_="65536")
+    assert second > PAGES / 2
