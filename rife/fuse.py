@@ -220,10 +220,9 @@ class _Shuffle(nn.Module):
 
 
 def _constant(weight: Tensor) -> nn.Parameter:
-    weight = weight.detach()
-    if weight.ndim == 4:
-        weight = weight.contiguous(memory_format=torch.channels_last)
-    return nn.Parameter(weight, requires_grad=False)
+    """As oneDNN reads it: element after element, whatever the strides."""
+    layout = torch.channels_last if weight.ndim == 4 else torch.contiguous_format
+    return nn.Parameter(weight.detach().contiguous(memory_format=layout), requires_grad=False)
 
 
 def _packs(x: Tensor) -> bool:
