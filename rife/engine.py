@@ -148,7 +148,8 @@ class _Entry:
         for name in names:
             part = self.PARTS[name]
             sizes[part] = sizes.get(part, 0) + there[name].shape[1]
-        apart = [part for part in sizes if sizes[part] > 3 and part in ("seen0", "seen1")]
+        gathered = [part for part in ("seen0", "seen1") if sizes.get(part, 0) > 3]
+        apart = gathered if layer.takes_parts else []
         rest = {part: size for part, size in sizes.items() if part not in apart}
         self.tensors = [{part: sizes[part]} for part in apart] + [rest]
 

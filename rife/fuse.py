@@ -83,6 +83,11 @@ class Layer(nn.Module):
         self.is_maximum = False  # of y and y times the slope
         self._packed: list[Tensor] = []
 
+    @property
+    def takes_parts(self) -> bool:
+        """Whether parts of its input are never made one tensor."""
+        return not self.transposed and _packs(self.weight)
+
     def activate(self, activation: nn.LeakyReLU | nn.PReLU) -> "Layer":
         """Take in what follows."""
         if isinstance(activation, nn.LeakyReLU):
@@ -107,11 +112,11 @@ class Layer(nn.Module):
     def forward(
         self, x: Tensor | Sequence[Tensor], padding: tuple[int, int] | None = None
     ) -> Tensor:
-        """x: (B, C, h, w), or its parts along C, which never need to be one tensor. padding:
-        instead of the module's, rows and columns of zeros."""
+        """x: (B, C, h, w), or its parts along C. padding: instead of the module's, rows and columns
+        of zeros."""
         padding = padding or self.padding
         parts = (x,) if isinstance(x, Tensor) else x
-        if not self.transposed and _packs(parts[0]):
+        if self.takes_parts:
             return self._onednn(parts, padding)
         x = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
         if self.transposed:
