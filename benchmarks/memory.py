@@ -29,6 +29,7 @@ import threading
 import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDE = 64
@@ -127,23 +128,31 @@ def make_clip(models: str, frames: int) -> None:
 
 def measure(row: str, frames: int, models: str, *folders: str) -> None:
     """Print the bytes resident `before`, at the `peak`, and of what is `given` and `made`."""
+    run = ROWS[row][2](models, *folders)
+    (given, made), before, peak = watched(lambda: run(frames))
+    print(json.dumps({"before": before, "peak": peak, "given": given, "made": made}))
+
+
+def watched(run: Callable[[], Any]) -> tuple[Any, int, int]:
+    """What `run` returns, and the bytes resident before it and at its peak."""
     import psutil
 
-    run = ROWS[row][2](models, *folders)
     process = psutil.Process()
     before, most_before = process.memory_info().rss, most_resident()
     samples, done = [before], threading.Event()
 
     def sample() -> None:
-        while not done.wait(0.01):
+        while not done.wait(0.005):
             samples.append(process.memory_info().rss)
 
     threading.Thread(target=sample, daemon=True).start()
-    given, made = run(frames)
-    done.set()
+    try:
+        result = run()
+    finally:
+        done.set()
     # The system's figure misses nothing, but loading may have taken more.
     peak = most_resident() if most_resident() > most_before else max(samples)
-    print(json.dumps({"before": before, "peak": peak, "given": given, "made": made}))
+    return result, before, peak
 
 
 def most_resident() -> int:

@@ -22,7 +22,6 @@ import platform
 import re
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from datetime import date
@@ -36,7 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.memory import most_resident
+from benchmarks.memory import watched
 from benchmarks.peers import NETWORKS, Case, Contender, Unsupported, contenders, counterpart
 from rife import Network, interpolate
 from tools import assets
@@ -356,23 +355,10 @@ def peak_memory(args: argparse.Namespace, name: str) -> dict:
         return {"failed": missing[name]}
     frames = read_frames(args, height, width, count)
     gc.collect()
-    process = psutil.Process()
-    before, most_before = process.memory_info().rss, most_resident()
-    samples, done = [before], threading.Event()
-
-    def sample() -> None:
-        while not done.wait(0.005):
-            samples.append(process.memory_info().rss)
-
-    threading.Thread(target=sample, daemon=True).start()
     try:
-        result = found[name].run(frames, args.multipliers[0])
+        result, before, peak = watched(lambda: found[name].run(frames, args.multipliers[0]))
     except Unsupported as reason:
         return {"failed": str(reason)}
-    finally:
-        done.set()
-    # The system's figure misses nothing, but loading may have taken more.
-    peak = most_resident() if most_resident() > most_before else max(samples)
     row = {"before": before, "peak": peak, "overhead": peak - before - result.nbytes}
     if args.device == "cuda":
         row["cuda_peak"] = torch.cuda.max_memory_allocated()
