@@ -7,10 +7,11 @@ resolution either: making it r times larger and then s times smaller is, exactly
 times larger. Only the flow is kept at full size, because every block adds to it. All this is done
 in strips of rows, up to each block's first convolution, so that little is ever large.
 
-The networks themselves say what is computed, and are what this is tested against.
+The networks themselves say what is computed, and are what this is tested against. What lies
+between the convolutions is `Run`'s: the one here is for all devices, that of fused.py for GPUs.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import ClassVar
@@ -33,29 +34,53 @@ class Engine:
     """Does what `network` does, by methods of the same names.
 
     It takes the network's weights as and where they are now: make it anew when they change.
+    run: the class that does what lies between convolutions, `Run` or one like it.
     """
 
-    def __init__(self, network: Network):
+    def __init__(self, network: Network, run: "type[Run] | None" = None):
         self.network = network
-        self._fast = fuse(network)
-        self._blocks = [_Block(network, i, block) for i, block in enumerate(self._fast.blocks)]
+        self._run = run = run or Run
+        self.is_fused = run.is_fused
+        self._fast = fuse(network, run.activate)
         # Few channels are sampled faster one after the other, many together.
-        gathers = network.device.type == "cpu" and network.inputs.get("features0") and _GATHERS
-        self._layout = torch.channels_last if gathers else torch.contiguous_format
+        features = network.inputs.get("features0", 0)
+        gathers = network.device.type == "cpu" and features and _GATHERS
+        together = gathers or run.is_fused
+        self._layout = torch.channels_last if together else torch.contiguous_format
+        #: Channels that a frame is seen in, some of them zeros where a power of two is wanted.
+        self._width = 3 + features
+        if run.is_fused:
+            self._width = 1 << (self._width - 1).bit_length()
+        self._blocks = [
+            _Block(network, i, block, run, self._width) for i, block in enumerate(self._fast.blocks)
+        ]
         if hasattr(network, "unet"):
-            self._unet = _Entry(self._fast.unet.down0.conv1[0], network.unet.inputs)
+            width = self._width if run.is_fused else None
+            self._unet = _Entry(self._fast.unet.down0.conv1[0], network.unet.inputs, width=width)
             self._fast.unet.join = tuple  # a Layer takes parts
+
+    def suits(self, scale: float) -> bool:
+        """Whether blocks at this scale see means of 2x2 pixels; else the network does it all."""
+        return all(s == scale or s / scale % 2 == 0 for s in self.network.scales)
 
     @torch.no_grad()
     def prepare(self, image: Tensor, *, refine: bool = False) -> Prepared:
         """As Network.prepare."""
         network, pyramid = self._fast, ()
         seen = image = image.float().contiguous()
-        if hasattr(network, "encode"):
-            features = network.encode(image.to(network.dtype))
-            size = (len(image), 3 + features.shape[1], *image.shape[2:])
-            seen = torch.empty(size, device=image.device, memory_format=self._layout)
-            seen[:, :3], seen[:, 3:] = image, features
+        if self._width > 3:
+            seen = torch.empty(
+                (len(image), self._width, *image.shape[2:]),
+                dtype=network.dtype if self.is_fused else torch.float32,
+                device=image.device,
+                memory_format=self._layout,
+            )
+            seen[:, :3], end = image, 3
+            if hasattr(network, "encode"):
+                features = network.encode(image.to(network.dtype))
+                end += features.shape[1]
+                seen[:, 3:end] = features
+            seen[:, end:] = 0
         if refine or "refine" in network.built_in:
             levels = network.contextnet.pyramid(image.to(network.dtype))
             pyramid = tuple(level.contiguous() for level in levels)
@@ -71,42 +96,52 @@ class Engine:
         scale: float = 1.0,
         ensemble: bool = False,
         refine: bool = False,
+        doubts: list[Tensor] | None = None,
     ) -> Motion:
-        """As Network.motion."""
+        """As Network.motion.
+
+        doubts: of networks that may double their scales, whether they have to is not asked, for
+        which the device would have to be waited for; but (B,) is appended, true where they might.
+        """
         network, frames = self.network, (frame0, frame1)
+        if not self.is_fused:
+            frames = frame0.picked(), frame1.picked()
         options = {"scale": scale, "ensemble": ensemble, "refine": refine}
-        scales = [s / scale for s in network.scales]
-        if any(s != 1 and s % 2 for s in scales):  # not the mean of 2x2 pixels
+        if not self.suits(scale):
             return network.motion(*frames, timestep, **options)
+        scales = [s / scale for s in network.scales]
         times = torch.as_tensor(timestep, dtype=torch.float32, device=frame0.seen.device)
-        times = times.expand(len(frame0.seen), 1, 1, 1)
+        times = times.expand(len(frame0), 1, 1, 1)
         both = ensemble or "ensemble" in network.built_in
 
-        run = _Run(frames, times, network.mask_adds)
+        run = self._run(frames, times, network.mask_adds)
         for i, block in enumerate(self._blocks):
             found = block(run, int(scales[i]), both)
-            if i == 1 and network.doubles_scales and (lost := self._lost(found)).any():
-                if not lost.all():  # each pair decides for itself
-                    return one_by_one(self.motion, frames, times, **options)
-                scales = [2 * s for s in scales]
-                run = _Run(frames, times, network.mask_adds)
-                run.add(self._blocks[0](run, int(scales[0]), both=False))  # as upstream
-                found = block(run, int(scales[1]), both)
+            if i == 1 and network.doubles_scales:
+                # Made larger, flow has no new extremes.
+                lost = network.lost(found.first_flow)
+                if doubts is not None:
+                    doubts.append(lost)
+                elif lost.any() and (lost := self._lost(found)).any():
+                    if not lost.all():  # each pair decides for itself
+                        return one_by_one(self.motion, frames, times, **options)
+                    scales = [2 * s for s in scales]
+                    run = self._run(frames, times, network.mask_adds)
+                    run.add(self._blocks[0](run, int(scales[0]), both=False))  # as upstream
+                    found = block(run, int(scales[1]), both)
             run.add(found)
         residual = None
         if refine or "refine" in network.built_in:
             residual = self._residual(run)
-        return _Motion(run.flow, torch.sigmoid(run.mask(1, 0, run.flow.shape[2])), residual)
+        return run.motion(residual)
 
     def _lost(self, found: "_Found") -> Tensor:
-        flow = found.there[:, :4]
-        lost = self.network.lost(flow)  # made larger, it has no new extremes
-        return self.network.lost(resize(flow, found.factor)) if lost.any() else lost
+        return self.network.lost(resize(found.first_flow, found.factor))
 
-    def _residual(self, run: "_Run") -> Tensor:
+    def _residual(self, run: "Run") -> Tensor:
         contextnet, unet = self._fast.contextnet, self._fast.unet
         contexts = [
-            [_channels_last(x) for x in contextnet.warp_pyramid(frame.pyramid, flow)]
+            [_channels_last(x) for x in contextnet.warp_pyramid(frame.picked_pyramid(), flow)]
             for frame, flow in zip(run.frames, run.flow.split(2, 1), strict=True)
         ]
         return at_least_float32(unet.body(*run.enter(self._unet, 1), *contexts)) * 2 - 1
@@ -117,6 +152,7 @@ class _Entry:
 
     tensors: that its input comes in, the sizes of the parts that lie in each: what is gathered,
         apart, and all else.
+    channels: of its input.
     """
 
     #: What networks call their inputs -> the part that it goes into; in the order of both.
@@ -126,9 +162,16 @@ class _Entry:
         "flow": "flow",
     }  # fmt: skip
 
-    def __init__(self, layer: Layer, inputs: Mapping[str, int], both: bool = False):
+    def __init__(
+        self,
+        layer: Layer,
+        inputs: Mapping[str, int],
+        both: bool = False,
+        width: int | None = None,
+    ):
         """inputs: the channels of the layer, which may have fewer of them: the first ones. both:
-        ensembles are wanted."""
+        ensembles are wanted. width: that a frame's channels are filled up to with zeros, and all
+        of them to a multiple of 8, which GPUs are fast at."""
         there, end = {}, 0
         for name, size in inputs.items():
             if end < layer.weight.shape[1] and size:
@@ -139,15 +182,27 @@ class _Entry:
         if "flow" in there:
             back |= {"mask": -there["mask"], "flow": there["flow"].roll(2, 1)}
         names = [name for name in self.PARTS if name in there]
-        self.layers = [
-            layer.with_weight(torch.cat([part[name] for name in names], 1))
-            for part in ((there, back) if both else (there,))
-        ]
-        self.halo = layer.stride[0] - 1  # rows above the first that it needs
         sizes: dict[str, int] = {}
         for name in names:
             part = self.PARTS[name]
             sizes[part] = sizes.get(part, 0) + there[name].shape[1]
+        weights = []
+        for order in (there, back) if both else (there,):
+            parts = [
+                torch.cat([order[name] for name in names if self.PARTS[name] == part], 1)
+                for part in sizes
+            ]
+            if width:
+                fills = (part.startswith(("seen", "still")) for part in sizes)
+                parts = [
+                    _filled(weight, width) if fill else weight
+                    for weight, fill in zip(parts, fills, strict=True)
+                ]
+            weight = torch.cat(parts, 1)
+            weights.append(_filled(weight, -(-weight.shape[1] // 8) * 8) if width else weight)
+        self.layers = [layer.with_weight(weight) for weight in weights]
+        self.channels = weights[0].shape[1]
+        self.halo = layer.stride[0] - 1  # rows above the first that it needs
         gathered = [part for part in ("seen0", "seen1") if sizes.get(part, 0) > 3]
         apart = gathered if layer.takes_parts else []
         rest = {part: size for part, size in sizes.items() if part not in apart}
@@ -155,27 +210,35 @@ class _Entry:
 
 
 class _Block:
-    """A network's block on a `_Run`."""
+    """A network's block on a `Run`."""
 
-    def __init__(self, network: Network, index: int, fused: nn.Module):
+    def __init__(
+        self, network: Network, index: int, fused: nn.Module, run: "type[Run]", width: int
+    ):
         both = "ensemble" in network.options | network.built_in
-        self.entry = _Entry(fused.conv0[0][0], network.inputs, both)
-        self.body, self.up = fused.body, fused.up
+        width = width if run.is_fused else None
+        self.entry = _Entry(fused.conv0[0][0], network.inputs, both, width)
+        self.body, self.up, self.cell = fused.body, fused.up, 1
         if isinstance(getattr(fused, "lastconv", None), nn.Sequential):  # before a PixelShuffle(2)
             last = index + 1 == len(network.blocks)
             planes = 5 if last else 5 + network.inputs["handed"]
             fused.lastconv[0] = fused.lastconv[0].narrowed(4 * planes)
+            if run.is_fused:  # it reads planes as they are before
+                fused.lastconv[0] = fused.lastconv[0].widened(-(-4 * planes // 8) * 8)
+                fused.lastconv, self.cell = fused.lastconv[0], 2
 
-    def __call__(self, run: "_Run", scale: int, both: bool) -> "_Found":
+    def __call__(self, run: "Run", scale: int, both: bool) -> "_Found":
         x = run.enter(self.entry, scale, both)
-        planes = at_least_float32(self.body(torch.cat(x) if both else x[0]))
-        factor = scale * self.up
-        planes[:, :4] *= factor
-        there, *back = planes.chunk(1 + both)
-        if both:
-            turned = torch.cat((swap_directions(back[0]), -back[0][:, 4:5]), 1)
-            return _Found((there[:, :5] + turned) / 2, factor, there)
-        return _Found(there, factor, there)
+        planes = self.body(torch.cat(x) if both else x[0])
+        return run.found(planes, self.cell, scale * self.up, both)
+
+
+def halves(planes: Tensor) -> tuple[Tensor, Tensor]:
+    """Planes (2 * B, P, ...) of pairs, flow and mask first, then of the same in the opposite order
+    -> those of the former, and the mean of both, (B, 5, ...)."""
+    there, back = planes.chunk(2)
+    turned = torch.cat((swap_directions(back), -back[:, 4:5]), 1)
+    return there, (there[:, :5] + turned) / 2
 
 
 @dataclass(frozen=True)
@@ -188,6 +251,11 @@ class _Found:
     factor: int
     there: Tensor
 
+    @property
+    def first_flow(self) -> Tensor:
+        """(B, 4, h, w) float32 in pixels, of `there`."""
+        return self.there[:, :4]
+
     def rows(self, planes: slice, scale: int, start: int, stop: int) -> Tensor:
         """Some planes at 1 / scale of the frame's size, of these rows."""
         factor = self.factor // scale
@@ -198,16 +266,31 @@ class _Found:
         return resize(low, factor)[:, :, start - first * factor : stop - first * factor]
 
 
-class _Run:
+class Run:
     """Two frames, and what is known so far of the motion between them.
 
     flow: (B, 4, H, W) float32, in pixels, once a block has been added.
     """
 
+    #: Whether it takes frames in fewer bits, channels last and filled up, and planes before a
+    #: PixelShuffle.
+    is_fused: ClassVar[bool] = False
+    #: What does the rest of a Layer in one pass, after its convolution; None: torch's functions.
+    activate: ClassVar[Callable[..., Tensor] | None] = None
+
     def __init__(self, frames: tuple[Prepared, Prepared], times: Tensor, mask_adds: bool):
         self.frames, self.times, self.mask_adds = frames, times, mask_adds
         self.flow: Tensor | None = None
         self._found: list[_Found] = []
+
+    def found(self, planes: Tensor, cell: int, factor: int, both: bool) -> _Found:
+        """What a block's last layer says; cell: of the PixelShuffle that follows it."""
+        planes = at_least_float32(planes)
+        planes[:, :4] *= factor
+        if both:
+            there, planes = halves(planes)
+            return _Found(planes, factor, there)
+        return _Found(planes, factor, planes)
 
     def add(self, found: _Found) -> None:
         """Take what a block found into account."""
@@ -260,6 +343,10 @@ class _Run:
         return [
             torch.cat(rows, 2) if len(rows) > 1 else rows[0] for rows in zip(*made, strict=True)
         ]
+
+    def motion(self, residual: Tensor | None) -> Motion:
+        """The outcome, once all blocks are added."""
+        return _Motion(self.flow, torch.sigmoid(self.mask(1, 0, self.flow.shape[2])), residual)
 
     def _fill(self, parts: Mapping[str, Tensor], scale: int, start: int, stop: int) -> None:
         """Write rows of what a block at `scale` sees; parts: (B, size, stop - start, w) each."""
@@ -314,6 +401,11 @@ def _strips(height: int, width: int, device: torch.device) -> Iterator[tuple[int
         rows = max(16, STRIP // width // 16 * 16)
     for start in range(0, height, rows):
         yield start, min(height, start + rows)
+
+
+def _filled(weight: Tensor, channels: int) -> Tensor:
+    """A kernel with zeros for more channels of its input."""
+    return F.pad(weight, (0, 0, 0, 0, 0, channels - weight.shape[1]))
 
 
 def _channels_last(x: Tensor) -> Tensor:

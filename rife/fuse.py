@@ -1,7 +1,7 @@
 """Convolutions for inference: each with its activation in one pass, in the layout that suits it."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,21 +12,30 @@ from .IFNet_v4 import ResConv
 
 _ACTIVATIONS = (nn.LeakyReLU, nn.PReLU)
 
+#: (y, bias, slopes below zero, of each channel, what is added before) -> y, changed in place.
+Activate = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
 
-def fuse(network: nn.Module) -> nn.Module:
+
+def fuse(network: nn.Module, activate: "Activate | None" = None) -> nn.Module:
     """A copy of `network` that computes the same in fewer passes, for inference alone.
 
     Convolutions take their activations in, and a ResConv becomes one of them; their weights are
     copied, the others shared. Tensors go through in torch's channels_last layout.
+    activate: does what follows a convolution, its bias and residual included, in one pass.
     """
     shared = {id(parameter): parameter for parameter in network.parameters()}
-    return _fused(copy.deepcopy(network, shared))
+    fused = _fused(copy.deepcopy(network, shared), upsamples=activate is None)
+    for module in fused.modules():
+        if isinstance(module, Layer):
+            module.finish = activate
+    return fused
 
 
-def _fused(module: nn.Module) -> nn.Module:
+def _fused(module: nn.Module, upsamples: bool) -> nn.Module:
+    """upsamples: whether Upsamplings may take the place of convolutions."""
     if isinstance(module, ResConv):
         return _from_resconv(module)
-    if isinstance(module, nn.ConvTranspose2d) and Upsampling.suits(module):
+    if isinstance(module, nn.ConvTranspose2d) and upsamples and Upsampling.suits(module):
         return Upsampling(module)
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
         return Layer(module)
@@ -34,7 +43,7 @@ def _fused(module: nn.Module) -> nn.Module:
         return _Shuffle()
     if isinstance(module, nn.Sequential):
         layers: list[nn.Module] = []
-        for layer in map(_fused, module):
+        for layer in (_fused(child, upsamples) for child in module):
             before = layers[-1] if layers else None
             if isinstance(layer, _Shuffle) and isinstance(before, Upsampling):
                 layers[-1] = before.shuffled()
@@ -44,7 +53,7 @@ def _fused(module: nn.Module) -> nn.Module:
                 layers.append(layer)
         return nn.Sequential(*layers)
     for name, child in module.named_children():
-        setattr(module, name, _fused(child))
+        setattr(module, name, _fused(child, upsamples))
     return module
 
 
@@ -81,12 +90,14 @@ class Layer(nn.Module):
         self.residual = residual
         self.slope: float | Tensor | None = None  # below zero; None: no activation
         self.is_maximum = False  # of y and y times the slope
+        self.finish: Activate | None = None  # instead of torch's functions
+        self._slopes: Tensor | None = None
         self._packed: list[Tensor] = []
 
     @property
     def takes_parts(self) -> bool:
         """Whether parts of its input are never made one tensor."""
-        return not self.transposed and _packs(self.weight)
+        return not (self.transposed or self.finish) and _packs(self.weight)
 
     def activate(self, activation: nn.LeakyReLU | nn.PReLU) -> "Layer":
         """Take in what follows."""
@@ -109,6 +120,13 @@ class Layer(nn.Module):
         layer.bias = _constant(self.bias[:planes])
         return layer
 
+    def widened(self, planes: int) -> "Layer":
+        """The same, transposed, with planes of zeros after its own."""
+        more = planes - self.weight.shape[1]
+        layer = self.with_weight(F.pad(self.weight, (0, 0, 0, 0, 0, more)))
+        layer.bias = _constant(F.pad(self.bias, (0, more)))
+        return layer
+
     def forward(
         self, x: Tensor | Sequence[Tensor], padding: tuple[int, int] | None = None
     ) -> Tensor:
@@ -119,11 +137,21 @@ class Layer(nn.Module):
         if self.takes_parts:
             return self._onednn(parts, padding)
         x = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        bias = None if self.finish else self.bias
         if self.transposed:
-            y = F.conv_transpose2d(x, self.weight, self.bias, self.stride, padding)
+            y = F.conv_transpose2d(x, self.weight, bias, self.stride, padding)
         else:
-            y = F.conv2d(x, self.weight, self.bias, self.stride, padding, groups=self.groups)
+            y = F.conv2d(x, self.weight, bias, self.stride, padding, groups=self.groups)
+        if self.finish:
+            return self.finish(y, self.bias, self._each_slope(), x if self.residual else None)
         return self._activated(y.add_(x) if self.residual else y)
+
+    def _each_slope(self) -> Tensor | None:
+        """One for each channel."""
+        if self._slopes is None and self.slope is not None:
+            slope = torch.as_tensor(self.slope, dtype=self.bias.dtype, device=self.bias.device)
+            self._slopes = slope.expand(self.bias.shape).contiguous()
+        return self._slopes
 
     def _onednn(self, parts: Sequence[Tensor], padding: tuple[int, int]) -> Tensor:
         """Through torch's own way to oneDNN (what torch.compile calls): the weights are brought

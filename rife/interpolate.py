@@ -4,6 +4,8 @@ One way for all callers: `interpolate` (a batch), `clip.interpolate_file` (a str
 all run `interpolate_stream`.
 """
 
+import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -22,6 +24,8 @@ from .options import Options
 from .pairs import Pairs
 from .scene import CutDetector, even_out, is_duplicate, thumbnail
 from .timeline import HALF, Schedule, Timeline, parse_multiplier
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, Tensor], None]
 
@@ -73,11 +77,11 @@ def interpolate(
     elif out.shape != (total, *frames.shape[1:]):
         raise ValueError(f"out is {tuple(out.shape)}, not {(total, *frames.shape[1:])}")
 
-    stream = interpolate_stream(model, frames, timeline, Options(**options), cancel)
+    stream = _stream(model, frames, timeline, Options(**options), cancel)
     for i, (_, frame) in enumerate(stream):
         out[i] = frame
         if progress:
-            progress(i + 1, total, frame)
+            progress(i + 1, total, out[i])
     return out
 
 
@@ -94,11 +98,33 @@ def interpolate_stream(
     Yields (position, frame): 2 is the third input frame, 5/2 what lies halfway between the third
     and the fourth.
     """
+    dtype = None
+    for place, frame in _stream(model, frames, timeline, options, cancel):
+        dtype = dtype or frame.dtype  # the first is an input frame
+        yield place, frame.to(dtype)
+
+
+def _stream(
+    model: Network,
+    frames: Iterable[Tensor | Frame],
+    timeline: Timeline,
+    options: Options,
+    cancel: Cancel | None,
+) -> Iterator[tuple[Fraction, Tensor]]:
+    """As interpolate_stream, but that new frames have the dtype that `Pairs` gives them."""
     options.check(model)
     run = _Run(model, options, cancel)
+    begun: deque[tuple[Sequence[_Step], Iterator[Tensor]]] = deque()
     with freed_memory_kept() if model.device.type == "cpu" else nullcontext():
-        for steps in run.together(timeline.steps(_keys(frames, timeline, options))):
-            yield from run.images(steps)
+        try:
+            for steps in run.together(timeline.steps(_keys(frames, timeline, options))):
+                begun.append((steps, run.begin(steps)))
+                if len(begun) > run.pairs.ahead:
+                    yield from run.images(*begun.popleft())
+            while begun:
+                yield from run.images(*begun.popleft())
+        finally:
+            run.pairs.close()
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +167,7 @@ def _placed(
     seek_cuts = options.cuts != "ignore" and options.cut_sensitivity > 0
     cuts = CutDetector(options.cut_sensitivity)
     first = before = run = None
+    within_range = True
 
     def after(key: _Key) -> _Key:
         cut = seek_cuts and before and cuts.is_cut(before.thumbnail, key.thumbnail)
@@ -149,7 +176,9 @@ def _placed(
     for index, frame in enumerate(frames):
         if not isinstance(frame, Frame):
             frame = Frame(frame, Fraction(index), Fraction(1))
-        check_frame(frame.image, index, like=before and before.image)
+        if not check_frame(frame.image, index, like=before and before.image) and within_range:
+            log.warning("frames have values outside [0, 1]; new frames are made from clamped ones")
+            within_range = False
         looked_at = seek_cuts or options.duplicates
         key = after(_Key(index, frame.image, thumbnail(frame.image) if looked_at else None))
         # Not with the frame before: a slow drift would go unseen from frame to frame.
@@ -178,7 +207,7 @@ class _Run:
         for first, second, timesteps in steps:
             inner = [t for t in timesteps if 0 < t < 1]
             same_shot = first.shot == second.shot
-            moves = bool(inner) and same_shot and not torch.equal(first.image, second.image)
+            moves = bool(inner) and same_shot and not _same(first.image, second.image)
             group.append(_Step(first, second, timesteps, inner, moves))
             runs = sum(len(step.inner) for step in group if step.moves)
             most = self.pairs.at_once(first.image) if runs else 0
@@ -188,11 +217,17 @@ class _Run:
         if group:
             yield group
 
-    def images(self, steps: Sequence[_Step]) -> Iterator[tuple[Fraction, Tensor]]:
-        """Yield the images at the steps' timesteps, with their places in the clip."""
-        made = self.pairs.all_between(
+    def begin(self, steps: Sequence[_Step]) -> Iterator[Tensor]:
+        """Have the network make what `steps` need of it."""
+        return self.pairs.all_between(
             [(step.first.image, step.second.image, step.inner) for step in steps if step.moves]
         )
+
+    def images(
+        self, steps: Sequence[_Step], made: Iterator[Tensor]
+    ) -> Iterator[tuple[Fraction, Tensor]]:
+        """Yield the images at the steps' timesteps, with their places in the clip; made: what
+        `begin` gave."""
         for step in steps:
             if self.cancel and self.cancel():
                 raise Cancelled("interpolation was cancelled")
@@ -213,13 +248,19 @@ class _Run:
                 yield _fade(first.image, second.image, float(t))
 
 
+def _same(first: Tensor, second: Tensor) -> bool:
+    """Whether two frames are equal; most differ in the first row that is compared."""
+    return torch.equal(first[:: len(first)], second[:: len(second)]) and torch.equal(first, second)
+
+
 def _fade(first: Tensor, second: Tensor, share: float) -> Tensor:
     mixed = torch.lerp(first.float(), second.float(), share)
     return (mixed if first.is_floating_point() else mixed.round()).to(first.dtype)
 
 
-def check_frame(image: Tensor, index: int, like: Tensor | None = None) -> None:
-    """Raise ValueError unless `image` can be frame number `index`, after one `like` it."""
+def check_frame(image: Tensor, index: int, like: Tensor | None = None) -> bool:
+    """Raise ValueError unless `image` can be frame number `index`, after one `like` it. Returns
+    whether all its values are within [0, 1]."""
     where = f"frame {index}"
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or 0 in image.shape:
         raise ValueError(
@@ -231,7 +272,7 @@ def check_frame(image: Tensor, index: int, like: Tensor | None = None) -> None:
             "all frames must be of one size"
         )
     if image.dtype == torch.uint8:
-        return
+        return True
     if not image.is_floating_point():
         raise ValueError(f"{where} is {image.dtype}; frames are float (0 to 1) or uint8 (0 to 255)")
     low, high = (float(x) for x in torch.aminmax(image))
@@ -245,6 +286,7 @@ def check_frame(image: Tensor, index: int, like: Tensor | None = None) -> None:
             f"{where} has values from {low:.3g} to {high:.3g}, but float frames are in [0, 1]: "
             "divide by 255, or map [-1, 1] to [0, 1], first"
         )
+    return low >= 0 and high <= 1
 
 
 def _size(image: Tensor) -> str:

@@ -1,7 +1,7 @@
 """What every RIFE network answers, so that nothing above it asks which one it has."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import ClassVar
 
@@ -18,10 +18,15 @@ class Prepared:
     seen: (B, 3 + features, H, W) float32, the image in [0, 1] and, to networks with a head, its
         features; sides divisible as `Network.side_multiple` asks.
     pyramid: of the refine module, coarser and coarser.
+    index: (B,) integers, where both hold other frames too: these of them are meant.
     """
 
     seen: Tensor
     pyramid: tuple[Tensor, ...] = ()
+    index: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.seen if self.index is None else self.index)
 
     @property
     def image(self) -> Tensor:
@@ -30,7 +35,19 @@ class Prepared:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Prepared":
         """With all its tensors changed alike."""
-        return Prepared(change(self.seen), tuple(map(change, self.pyramid)))
+        return Prepared(change(self.seen), tuple(map(change, self.pyramid)), self.index)
+
+    def picked(self) -> "Prepared":
+        """The frames that are meant, alone."""
+        if self.index is None:
+            return self
+        return replace(self.map(self._pick), index=None)
+
+    def picked_pyramid(self) -> tuple[Tensor, ...]:
+        return tuple(map(self._pick, self.pyramid))
+
+    def _pick(self, x: Tensor) -> Tensor:
+        return x if self.index is None else x.index_select(0, self.index)
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,22 @@
 """One pair of frames, as the user has them -> the frames between, through any network.
 
 Where memory is short, calls of the network become smaller: fewer timesteps at once, then tiles of
-the frames, then all of it on the CPU.
+the frames, then all of it on the CPU. Whole frames on GPUs are the business of gpu.py.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from . import gpu
 from .cancel import Cancel, Cancelled
 from .engine import Engine
 from .memory import Job, Ladder, Way, is_out_of_memory
@@ -35,12 +38,23 @@ class _Ready:
     prepared: Prepared
 
 
+class _Made(NamedTuple):
+    """image: (H, W, C), in [0, 1], or bytes; on the network's device or the frames'. card: what
+    made it, if one did. doubt: true if the image is wrong, and has to be made with care."""
+
+    job: Job
+    image: Tensor
+    doubt: Tensor | None = None
+    card: gpu.Card | None = None
+
+
 #: What is wanted of a motion between frames or tiles: of B jobs -> (B, C, h, w).
 _Look = Callable[[Motion, _Ready, _Ready], Tensor]
 
 
 class Pairs:
-    """One network and the options of one run: keeps what the next pair can use again.
+    """One network and the options of one run: keeps what the next pair can use again, until it is
+    closed.
 
     memory_limit: bytes that one call of the network may take; None: all that is available. Where
     memory runs out nevertheless, calls are smaller from there on, with a line in the log.
@@ -57,8 +71,27 @@ class Pairs:
         self._ladder = Ladder(model, options, memory_limit)
         self._engine: Engine | None = None
         self._whole = WeakIdKeyDictionary()  # frame -> _Ready
-        self._warned = False
         self._said = False
+        self._device = gpu.device_of(model)
+        self._card: gpu.Card | None = None
+        self._fuses = True
+
+    @property
+    def ahead(self) -> int:
+        """How many calls of `all_between` had best be made before the first one's frames are
+        taken."""
+        return 1 if self._device else 0
+
+    def close(self) -> None:
+        """Give memory back."""
+        self._whole.clear()
+        self._engine = None
+        self._drop_card()
+
+    def _drop_card(self) -> None:
+        if self._card:
+            self._card.close()
+        self._card = None
 
     def at_once(self, frame: Tensor) -> int:
         """How many frames like `frame`, (H, W, C), had best be asked for in one call."""
@@ -67,28 +100,41 @@ class Pairs:
     def between(
         self, first: Tensor, second: Tensor, timesteps: Sequence[Fraction]
     ) -> Iterator[Tensor]:
-        """Yield the frames at `timesteps`, ascending within (0, 1), each of the size, dtype and
-        device of `first`.
+        """Yield the frames at `timesteps`, ascending within (0, 1), each of the size and device of
+        `first` and its dtype; or float16, on GPUs, if `first` is of floats and the network has no
+        more bits.
 
         first, second: (H, W, C) of one size; C 1, 3 or 4; floats in [0, 1] or uint8.
         Raises NotEnoughMemory where the smallest tiles are too large, on the CPU too.
         """
         return self.all_between([(first, second, timesteps)])
 
-    @torch.inference_mode()
     def all_between(
         self, pairs: Sequence[tuple[Tensor, Tensor, Sequence[Fraction]]]
     ) -> Iterator[Tensor]:
-        """As `between`, of several pairs of the same size, one after the other."""
-        self._forget_all_but([frame for pair in pairs for frame in pair[:2]])
+        """As `between`, of several pairs of the same size, one after the other.
+
+        On GPUs, which work beside the CPU, all has begun when this returns.
+        """
         if not self.model.any_timestep:
             pairs = [(a, b, self._within_reach(timesteps)) for a, b, timesteps in pairs]
+        coming = self._coming(pairs)
+        if self._device:
+            coming = iter(list(coming))
+        return (get() for get in coming)
+
+    @torch.inference_mode()
+    def _coming(
+        self, pairs: Sequence[tuple[Tensor, Tensor, Sequence[Fraction]]]
+    ) -> Iterator[Callable[[], Tensor]]:
+        """What waits for each of the frames."""
+        self._forget_all_but([frame for pair in pairs for frame in pair[:2]])
         if self.model.any_timestep or all(set(timesteps) <= {HALF} for *_, timesteps in pairs):
-            made = self._made([Job(a, b, t) for a, b, ts in pairs for t in ts], self._render)
+            made = self._made([Job(a, b, t) for a, b, ts in pairs for t in ts], self._frames)
         else:
             made = (frame for a, b, ts in pairs if ts for frame in self._bisect(a, b, ts))
         for frame in made:
-            yield _finish(frame, pairs[0][0])
+            yield self._taken(frame, pairs[0][0])
 
     @torch.inference_mode()
     def motion(
@@ -102,8 +148,9 @@ class Pairs:
         Networks with a fixed timestep give the middle.
         """
         self._forget_all_but([first, second])
-        (found,) = self._made([Job(first, second, timestep)], self._describe)
-        found = rearrange(found, "c h w -> h w c").to(first.device)
+        job = Job(first, second, timestep)
+        (found,) = self._made([job], lambda way, jobs: self._by(way, jobs, self._describe))
+        found = found.image.to(first.device)
         return found[..., :4], found[..., 4]
 
     def _forget_all_but(self, frames: Sequence[Tensor]) -> None:
@@ -125,26 +172,27 @@ class Pairs:
 
     def _bisect(
         self, first: Tensor, second: Tensor, timesteps: Sequence[Fraction]
-    ) -> Iterator[Tensor]:
-        (made,) = self._made([Job(first, second, HALF)], self._render)
+    ) -> "Iterator[_Made]":
+        (made,) = self._made([Job(first, second, HALF)], self._frames)
         left = [2 * t for t in timesteps if t < HALF]
         right = [2 * t - 1 for t in timesteps if t > HALF]
-        middle = rearrange(made, "c h w -> h w c")
         if left:
-            yield from self._bisect(first, middle, left)
+            yield from self._bisect(first, made.image, left)
         if HALF in timesteps:
             yield made
         if right:
-            yield from self._bisect(middle, second, right)
+            yield from self._bisect(made.image, second, right)
 
-    def _made(self, jobs: Sequence[Job], look: _Look) -> Iterator[Tensor]:
-        """Yield what `look` gives of each job, (C, H, W), the way memory allows."""
+    def _made(
+        self, jobs: Sequence[Job], by: "Callable[[Way, Sequence[Job]], Iterable[_Made]]"
+    ) -> "Iterator[_Made]":
+        """Yield what is made of each job, the way memory allows."""
         left = list(jobs)
         while left:
             way = made = None
             try:
                 way = self._ladder.way(left)
-                made = self._by(way, left[: way.batch], look)
+                made = by(way, left[: way.batch])
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -152,20 +200,81 @@ class Pairs:
             # Only here the error is gone, and with it all that its traceback holds.
             if made is None:
                 self._whole.clear()
+                self._drop_card()
                 self._ladder.step_down(way, left[0].first, reason)
             else:
                 yield from made
                 del left[: way.batch]
 
-    def _by(self, way: Way, jobs: Sequence[Job], look: _Look) -> Tensor:
-        """What `look` gives of `jobs`, (B, C, H, W); from tiles, on the device of the frames."""
+    def _frames(self, way: Way, jobs: Sequence[Job]) -> "Iterable[_Made]":
+        """The new frames."""
+        card = self._card_for(way, jobs[0].first)
+        if card is None:
+            return self._by(way, jobs, self._render)
+        self._stop_if_cancelled()
+        try:
+            frames, doubts = card.make(jobs)
+        except Exception as error:
+            if is_out_of_memory(error) or not card.engine.is_fused:
+                raise
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        else:
+            doubts = [None] * len(jobs) if doubts is None else doubts
+            return [_Made(*each, card) for each in zip(jobs, frames, doubts, strict=True)]
+        log.warning("the fused kernels don't run here, so frames take longer (%s)", reason)
+        self._fuses = False
+        self._drop_card()
+        return self._frames(way, jobs)
+
+    def _card_for(self, way: Way, frame: Tensor) -> gpu.Card | None:
+        """What makes such frames, (H, W, C), this way, or None."""
+        if not self._device or way.model is not self.model or way.tiles or self.options.tta:
+            return None
+        card, like = self._card, (tuple(frame.shape), frame.dtype)
+        if card is None or (card.size, card.dtype) != like or card.batch < way.batch:
+            self._drop_card()
+            batch = max(way.batch, self.at_once(frame))
+            engine = gpu.engine_for(
+                way.model, self.options.scale_for(*frame.shape[:2]), self._fuses
+            )
+            self._card = gpu.Card(engine, self.options, self._device, *like, batch)
+        return self._card
+
+    def _taken(self, made: "_Made", like: Tensor) -> Callable[[], Tensor]:
+        """What waits for a frame, on the device of `like`."""
+        if made.card is None:
+            return lambda: _finish(made.image, like)
+        download = made.card.download if like.device.type == "cpu" else lambda x: lambda: x
+        image = download(made.image)
+        doubt = None if made.doubt is None else made.card.download(made.doubt)
+
+        @torch.inference_mode()
+        def get() -> Tensor:
+            if doubt is None or not doubt():
+                return image()
+            by = partial(self._by, look=self._render)
+            (exact,) = self._made([made.job], by)
+            return _finish(exact.image, like)
+
+        return get
+
+    def _stop_if_cancelled(self) -> None:
+        if self.cancel and self.cancel():
+            raise Cancelled("interpolation was cancelled")
+
+    def _by(self, way: Way, jobs: Sequence[Job], look: _Look) -> "list[_Made]":
+        """What `look` gives of `jobs`; from tiles, on the device of the frames."""
+        made = rearrange(self._called(way, jobs, look), "b c h w -> b h w c")
+        return [_Made(*each) for each in zip(jobs, made, strict=True)]
+
+    def _called(self, way: Way, jobs: Sequence[Job], look: _Look) -> Tensor:
+        """(B, C, H, W)"""
         height, width, _ = jobs[0].first.shape
         scale = self.options.scale_for(height, width)
         timesteps = [job.timestep for job in jobs]
 
         def call(firsts: Sequence[_Ready], seconds: Sequence[_Ready]) -> Tensor:
-            if self.cancel and self.cancel():
-                raise Cancelled("interpolation was cancelled")
+            self._stop_if_cancelled()
             first, second = _together(firsts), _together(seconds)
             return look(self._motion(first, second, timesteps, scale), first, second)
 
@@ -191,7 +300,7 @@ class Pairs:
         """(H, W, C) as the user has it -> what the network takes."""
         network = self._engine.network
         x = rearrange(image, "h w c -> 1 c h w").to(network.device)
-        x = x.float() / 255 if x.dtype == torch.uint8 else self._within_range(x.float())
+        x = x.float() / 255 if x.dtype == torch.uint8 else x.float().clamp(0, 1)
         x = pad(x.contiguous(), network.side_multiple(scale))
         prepared = self._engine.prepare(self._views(colours(x)), refine=self.options.refine)
         return _Ready(self._views(x), prepared)
@@ -223,15 +332,6 @@ class Pairs:
     def _views(self, x: Tensor) -> Tensor:
         return torch.cat((x, turn(x))) if self.options.tta else x
 
-    def _within_range(self, x: Tensor) -> Tensor:
-        low, high = torch.aminmax(x)
-        if low >= 0 and high <= 1:
-            return x
-        if not self._warned:
-            log.warning("frames have values outside [0, 1]; new frames are made from clamped ones")
-            self._warned = True
-        return x.clamp(0, 1)
-
 
 def turn(x: Tensor) -> Tensor:
     """`x` (B, C, H, W) turned by 180 degrees."""
@@ -255,8 +355,7 @@ def _together(frames: Sequence[_Ready]) -> _Ready:
 
 
 def _finish(frame: Tensor, like: Tensor) -> Tensor:
-    """(C, H, W) -> (H, W, C) of the dtype and device of `like`."""
-    x = rearrange(frame, "c h w -> h w c")
+    """A frame in [0, 1], of the dtype and device of `like`."""
     if like.dtype == torch.uint8:
-        x = (x * 255).round_()
-    return x.to(device=like.device, dtype=like.dtype)
+        frame = (frame * 255).round_()
+    return frame.to(device=like.device, dtype=like.dtype)

@@ -28,8 +28,8 @@ def rounded(x):
 def emulated(monkeypatch):
     """emulated(model, frames): what `interpolate` gives, in float16."""
 
-    def rounding(network):
-        fused = fuse(network)
+    def rounding(network, activate):
+        fused = fuse(network, activate)
         for module in fused.modules():
             if isinstance(module, Layer):
                 module.register_forward_pre_hook(lambda _, inputs: tuple(map(rounded, inputs)))

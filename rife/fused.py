@@ -1,0 +1,126 @@
+"""What lies between an engine's convolutions, by the fused kernels.
+
+Importing it raises ImportError where they can't be had: without Triton, or with an old one.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+import triton
+from torch import Tensor
+
+from . import kernels
+from .engine import Run, halves
+from .network import Prepared
+from .warp import at_least_float32
+
+if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):
+    raise ImportError(f"Triton {triton.__version__} is too old: the kernels need 3.3")
+
+
+@dataclass(frozen=True)
+class Found(kernels.Found):
+    """there: as raw, of the frames' given order alone."""
+
+    there: Tensor
+
+    @property
+    def first_flow(self) -> Tensor:
+        """(B, 4, h, w) float32 in pixels, of `there`."""
+        planes = at_least_float32(self.there[:, : 4 * self.cell**2])
+        return F.pixel_shuffle(planes, self.cell) * self.factor
+
+
+class FusedRun(Run):
+    """As Run, of two frames that are picked from one and the same `Prepared` by their index."""
+
+    is_fused: ClassVar[bool] = True
+    activate = staticmethod(kernels.activate)
+
+    def __init__(self, frames: tuple[Prepared, Prepared], times: Tensor, mask_adds: bool):
+        self.frames, self.times, self.mask_adds = frames, times, mask_adds
+        self._found: list[Found] = []
+
+    def found(self, planes: Tensor, cell: int, factor: int, both: bool) -> Found:
+        raw = there = planes.contiguous(memory_format=torch.channels_last)
+        if both:
+            there, mean = halves(at_least_float32(planes).unflatten(1, (-1, cell**2)))
+            raw = mean.flatten(1, 2).contiguous(memory_format=torch.channels_last)
+            there = there.flatten(1, 2)
+        return Found(raw, cell, factor, there)
+
+    def add(self, found: Found) -> None:
+        self._found = [*self._found, found]
+
+    @property
+    def flow(self) -> Tensor:
+        return self._whole[:, :4]
+
+    @cached_property
+    def _whole(self) -> Tensor:
+        return kernels.spread(self._found, self._size, adds=self.mask_adds)
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        return self.frames[0].seen.shape[2:]
+
+    @property
+    def _indices(self) -> tuple[Tensor, Tensor]:
+        return self.frames[0].index, self.frames[1].index
+
+    def enter(self, entry, scale: int, both: bool = False) -> list[Tensor]:
+        sizes = {part.rstrip("01"): size for x in entry.tensors for part, size in x.items()}
+        times = self.times.flatten()
+        warped, still = "seen" in sizes, "still" in sizes
+        x = kernels.see(
+            self.frames[0].seen,
+            self._indices,
+            times,
+            self._found,
+            scale=scale,
+            warped=warped,
+            still=still,
+            time=sizes.get("time", 0),
+            given=sizes.get("given", 0),
+            flow=sizes.get("flow", 0),
+            adds=self.mask_adds,
+            size=entry.channels,
+        )
+        made = [entry.layers[0](x)]
+        if both:
+            if "time" in sizes:
+                column = 2 * self.frames[0].seen.shape[1] * (warped + still)
+                x[:, column] = (1 - times)[:, None, None]
+            made.append(entry.layers[1](x))
+        return made
+
+    def motion(self, residual: Tensor | None) -> "FusedMotion":
+        return FusedMotion(self, residual)
+
+    def show(self, images: Tensor, residual: Tensor | None) -> Tensor:
+        return kernels.show(
+            images, self._indices, self._found, self._size, adds=self.mask_adds, residual=residual
+        )
+
+
+class FusedMotion:
+    """As network.Motion, but that it renders from images as they came."""
+
+    def __init__(self, run: FusedRun, residual: Tensor | None):
+        self._run, self.residual = run, residual
+
+    @property
+    def flow(self) -> Tensor:
+        return self._run.flow
+
+    @property
+    def mask(self) -> Tensor:
+        return torch.sigmoid(self._run._whole[:, 4:])
+
+    def frames(self, images: Tensor) -> Tensor:
+        """The frames in between, (B, h, w, C), from images (N, h, w, C), both of one dtype: bytes,
+        or floats in [0, 1]."""
+        return self._run.show(images, self.residual)

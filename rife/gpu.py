@@ -1,0 +1,360 @@
+"""Whole frames by a device that works beside the CPU: NVIDIA's by CUDA, AMD's by ROCm.
+
+Input frames lie in slots on the device, each uploaded and prepared once. Calls of the network read
+them by the slots' numbers, so that a call is always the same work on the same memory: after the
+second it is recorded as a graph, and from there on replayed, which costs the CPU next to nothing.
+Uploads, the network and downloads are three streams, which wait for each other by events alone;
+the CPU waits where it needs a finished frame, while the next are being made.
+"""
+
+import logging
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from .engine import Engine
+from .memory import Job, is_out_of_memory
+from .network import Network, Prepared
+from .options import Options
+from .tiles import colours, pad
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Calls before the one that is recorded: cuDNN and Triton choose and compile in them.
+WARM_UP = 2
+
+
+class Device:
+    """What such a device does beside arithmetic. Tests have one that runs on the CPU, as late and
+    in as odd an order as its streams allow."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.uploads, self.downloads = torch.cuda.Stream(device), torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+        self._pins = True
+
+    @property
+    def compute(self) -> torch.cuda.Stream:
+        """The stream that everything else of this process uses, too."""
+        return torch.cuda.current_stream(self.device)
+
+    def on(self, stream: torch.cuda.Stream, work: Callable[[], Any]) -> None:
+        """Queue what `work` does."""
+        with torch.cuda.device(self.device), torch.cuda.stream(stream):
+            work()
+
+    def mark(self, stream: torch.cuda.Stream) -> torch.cuda.Event:
+        """An event once all is done that has been queued up to here."""
+        return stream.record_event()
+
+    def wait(self, stream: torch.cuda.Stream, event: torch.cuda.Event) -> None:
+        """Make `stream`, not the CPU, wait."""
+        stream.wait_event(event)
+
+    def finish(self, event: torch.cuda.Event) -> None:
+        """Make the CPU wait."""
+        event.synchronize()
+
+    def empty(self, size: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Memory of the device."""
+        return torch.empty(tuple(size), dtype=dtype, device=self.device)
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether its memory is the device's."""
+        return tensor.device == self.device
+
+    def lend(self, tensor: Tensor, stream: torch.cuda.Stream) -> None:
+        """Its memory is not given to others before `stream` is done with it."""
+        tensor.record_stream(stream)
+
+    def staging(self, size: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Memory of the CPU that the device can copy from and to while both do something else. Let
+        go, it is used again once what was queued with it is done."""
+        if self._pins:
+            try:
+                return torch.empty(size, dtype=dtype, pin_memory=True)
+            except RuntimeError as error:
+                self._pins = False
+                log.info("no pinned memory, so copies are slower (%s)", _first_line(error))
+        return torch.empty(size, dtype=dtype)
+
+    def record(self, work: Callable[[], T]) -> tuple[T, Callable[[], None]]:
+        """What `work` returns, and what does it all again, on the same memory. Nothing is done
+        yet."""
+        graph = torch.cuda.CUDAGraph()
+        with (
+            torch.cuda.device(self.device),
+            torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+        ):
+            made = work()
+        return made, graph.replay
+
+    def drain(self) -> None:
+        """Wait for everything."""
+        torch.cuda.synchronize(self.device)
+
+
+class Replays:
+    """Does work that is always the same, on the same memory: recorded, where that can be done."""
+
+    def __init__(self, device: Device):
+        self._device = device
+        self._calls: dict[Hashable, int] = {}
+        self._recorded: dict[Hashable, tuple[Any, Callable[[], None]]] = {}
+        self._records = True
+
+    def __call__(self, name: Hashable, work: Callable[[], T]) -> T:
+        """What `work` returns. The next call of that name may write over it."""
+        if name not in self._recorded and self._records:
+            self._calls[name] = self._calls.get(name, 0) + 1
+            if self._calls[name] > WARM_UP:
+                self._record(name, work)
+        if name not in self._recorded:
+            return work()
+        made, replay = self._recorded[name]
+        replay()
+        return made
+
+    def _record(self, name: Hashable, work: Callable[[], Any]) -> None:
+        try:
+            self._recorded[name] = self._device.record(work)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            self._records = False
+            log.warning(
+                "the device's work can't be recorded as a graph, so frames take longer (%s)",
+                _first_line(error),
+            )
+
+    def clear(self) -> None:
+        """Forget all, and give their memory back."""
+        self._recorded.clear()
+
+
+class Card:
+    """Makes frames between others, all of one size, on a `Device`.
+
+    engine: its network is on the device; it suits the options' scale, if it is fused. size, dtype: of the frames, (height, width, channels).
+    batch: frames of a call, at most.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        options: Options,
+        device: Device,
+        size: tuple[int, int, int],
+        dtype: torch.dtype,
+        batch: int,
+    ):
+        self.engine, self.options, self.device, self.batch = engine, options, device, batch
+        self.size, self.dtype = size, dtype
+        self._scale = options.scale_for(*size[:2])
+        # The frames of one call, and as many again to upload meanwhile.
+        slots = 2 * batch + 1
+        self._images = device.empty((slots, *size), carried(dtype, engine.network.dtype))
+        self._prepared: Prepared | None = None
+        self._held: list[Tensor | None] = [None] * slots
+        self._read: list[Any] = [None] * slots  # the event after the last call that did
+        self._used = [0] * slots  # the number of that call
+        self._call = 0
+        self._slot = device.empty((1,), torch.int64)
+        self._orders: dict[int, Tensor] = {}
+        self._replays = Replays(device)
+
+    @torch.inference_mode()
+    def make(self, jobs: Sequence[Job]) -> tuple[Tensor, Tensor | None]:
+        """Queue the making of `batch` frames or fewer.
+
+        Returns the frames, (B, H, W, C) on the device, of `carried`'s dtype; and of networks that
+        may double their scales (B,), true where a frame is wrong because they would have done so.
+        """
+        self._call += 1
+        with best_convolutions():
+            slots = [[self._place(frame) for frame in job[:2]] for job in jobs]
+            batch, order = len(jobs), self.device.staging((3, len(jobs)), torch.int32)
+            order[:2] = torch.tensor(slots).T
+            times = torch.tensor([float(job.timestep) for job in jobs], dtype=torch.float32)
+            order[2] = times.view(torch.int32)
+            if batch not in self._orders:
+                self._orders[batch] = self.device.empty((3, batch), torch.int32)
+            target = self._orders[batch]
+            frames = self.device.empty((batch, *self.size), self._images.dtype)
+            doubts = None
+            if self.engine.network.doubles_scales:
+                doubts = self.device.empty((batch,), torch.bool)
+
+            def work() -> None:
+                target.copy_(order, non_blocking=True)
+                made = self._replays(batch, lambda: self._made(target))
+                frames.copy_(made[0])  # a replay writes to where the last one did
+                if doubts is not None:
+                    doubts.copy_(made[1])
+
+            compute = self.device.compute
+            self.device.on(compute, work)
+            done = self.device.mark(compute)
+            for slot in {slot for pair in slots for slot in pair}:
+                self._read[slot] = done
+        return frames, doubts
+
+    def _made(self, order: Tensor) -> tuple[Tensor, Tensor | None]:
+        """order: (3, B), slots of the first and the second frames, and timesteps' bits."""
+        indices, times = order[:2].long().unbind(), order[2].view(torch.float32)
+        first, second = (
+            Prepared(self._prepared.seen, self._prepared.pyramid, index) for index in indices
+        )
+        doubts: list[Tensor] = []
+        options = self.options
+        motion = self.engine.motion(
+            first, second, times[:, None, None, None], scale=self._scale,
+            ensemble=options.ensemble, refine=options.refine, doubts=doubts,
+        )  # fmt: skip
+        if self.engine.is_fused:
+            frames = motion.frames(self._images)
+        else:
+            frames = motion.render(*(self._taken(index) for index in indices))
+            frames = rearrange(frames, "b c h w -> b h w c")[:, : self.size[0], : self.size[1]]
+            if self._images.dtype == torch.uint8:
+                frames = (frames * 255).round_()
+            frames = frames.to(self._images.dtype)
+        return frames, doubts[0] if doubts else None
+
+    def _taken(self, index: Tensor) -> Tensor:
+        """Frames as networks see them, (B, C, H, W) float32, padded."""
+        x = rearrange(self._images.index_select(0, index), "b h w c -> b c h w").float()
+        if self._images.dtype == torch.uint8:
+            x = x / 255
+        return pad(x.contiguous(), self.engine.network.side_multiple(self._scale))
+
+    def _place(self, frame: Tensor) -> int:
+        """The slot that has `frame`, if need be from now on; in use by this call."""
+        slot = next((i for i, held in enumerate(self._held) if held is frame), None)
+        if slot is None:
+            slot = min(range(len(self._used)), key=self._used.__getitem__)
+            self._upload(frame, slot)
+            self._held[slot] = frame
+        self._used[slot] = self._call
+        return slot
+
+    def _upload(self, frame: Tensor, slot: int) -> None:
+        device, compute = self.device, self.device.compute
+        target = self._images[slot]
+        if device.holds(frame):
+            source, stream = frame, compute
+        else:
+            source = device.staging(frame.shape, target.dtype)
+            source.copy_(frame)
+            stream = device.uploads
+            if self._read[slot] is not None:
+                device.wait(stream, self._read[slot])
+
+        def upload() -> None:
+            target.copy_(source, non_blocking=True)
+            if target.is_floating_point():
+                target.clamp_(0, 1)
+
+        device.on(stream, upload)
+        if stream is not compute:
+            device.wait(compute, device.mark(stream))
+        number = device.staging((1,), torch.int64).fill_(slot)
+
+        def prepare() -> None:
+            self._slot.copy_(number, non_blocking=True)
+            self._replays("prepare", self._prepare)
+
+        device.on(compute, prepare)
+
+    def _prepare(self) -> None:
+        x = colours(self._taken(self._slot))
+        made = self.engine.prepare(x, refine=self.options.refine)
+        if self._prepared is None:
+            self._prepared = made.map(self._for_all_slots)
+        tensors = zip(
+            (self._prepared.seen, *self._prepared.pyramid), (made.seen, *made.pyramid), strict=True
+        )
+        for slots, one in tensors:
+            slots.index_copy_(0, self._slot, one)
+
+    def _for_all_slots(self, one: Tensor) -> Tensor:
+        size = (len(self._images), *one.shape[1:])
+        together = one.is_contiguous(memory_format=torch.channels_last) and not one.is_contiguous()
+        layout = torch.channels_last if together else torch.contiguous_format
+        return torch.empty(size, dtype=one.dtype, device=one.device, memory_format=layout)
+
+    def download(self, made: Tensor) -> Callable[[], Tensor]:
+        """Begin to bring what `make` returned, or a part of it, to the CPU; the function returned
+        waits for it."""
+        device = self.device
+        target = device.staging(made.shape, made.dtype)
+        device.wait(device.downloads, device.mark(device.compute))
+        device.on(device.downloads, lambda: target.copy_(made, non_blocking=True))
+        device.lend(made, device.downloads)
+        done = device.mark(device.downloads)
+
+        def get() -> Tensor:
+            device.finish(done)
+            return target
+
+        return get
+
+    def close(self) -> None:
+        """Give the device's memory back, when it is done with what is queued."""
+        self.device.drain()
+        self._replays.clear()
+        self._prepared = None
+        self._images = self._slot = torch.empty(0)
+        self._orders.clear()
+        self._held.clear()
+
+
+def device_of(model: Network) -> Device | None:
+    """The device of a network, if it is one that works beside the CPU."""
+    return Device(model.device) if model.device.type == "cuda" else None
+
+
+def engine_for(model: Network, scale: float, fuses: bool = True) -> Engine:
+    """An engine, with the fused kernels where they can be had and are wanted."""
+    if fuses:
+        try:
+            from .fused import FusedRun
+
+            engine = Engine(model, FusedRun)
+            if engine.suits(scale):
+                return engine
+        except ImportError as error:
+            log.info("no fused kernels, so frames take longer (%s)", error)
+    return Engine(model)
+
+
+def carried(dtype: torch.dtype, network: torch.dtype) -> torch.dtype:
+    """In which dtype frames lie on the device and travel to and fro: bytes as they are; floats in
+    16 bits, a quarter of a byte's step exact, where the network has no more."""
+    if dtype == torch.uint8:
+        return dtype
+    return torch.float32 if network == torch.float32 else torch.float16
+
+
+@contextmanager
+def best_convolutions() -> Iterator[None]:
+    """Let cuDNN try its algorithms, of those that give the same bits each time, on the first call
+    of a size; after it, the settings are again what others chose."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic
+    cudnn.benchmark, cudnn.deterministic = True, True
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = before
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,111 @@
+"""A `rife.gpu.Device` on the CPU, for tests: real work on real tensors, but each stream does what
+it is given as late as events allow, in an odd order, and graphs are what they are on a GPU."""
+
+import random
+from collections import deque
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+#: What makes the CPU wait for the device.
+WAITS = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero")
+
+
+class NothingWaits(TorchDispatchMode):
+    """Raises where the CPU would wait for the device, as CUDA does while a graph is recorded."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        brings = name == "lift_fresh" and args[0].numel() > 1  # the CPU's numbers
+        if name in WAITS or brings:
+            raise RuntimeError(f"operation not permitted when stream is capturing: {function}")
+        return function(*args, **(kwargs or {}))
+
+
+class Event:
+    def __init__(self):
+        self.done = False
+
+
+class LateDevice:
+    """seed: of the order. reason: why the first recording fails. late: False, if all is done at once,
+    so that errors come where they do on a GPU. recorded, replays, drained: how often."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, seed=0, reason=None, late=True):
+        self.compute, self.uploads, self.downloads = deque(), deque(), deque()
+        self._random, self._reason, self._late = random.Random(seed), reason, late
+        self.recorded = self.replays = self.drained = 0
+        self._memory = []
+
+    def on(self, stream, work):
+        stream.append(work)
+        for _ in range(self._random.choice([0, 0, 0, 1, 5]) if self._late else 10):
+            self._step()
+
+    def mark(self, stream):
+        event = Event()
+        stream.append(lambda: setattr(event, "done", True))
+        return event
+
+    def wait(self, stream, event):
+        stream.append(event)
+
+    def finish(self, event):
+        while not event.done:
+            assert self._step(), "the CPU waits for what never comes"
+
+    def empty(self, size, dtype):
+        tensor = torch.full(tuple(size), 77, dtype=dtype)
+        self._memory.append(StorageWeakRef(tensor.untyped_storage()))
+        return tensor
+
+    def holds(self, tensor):
+        self._memory = [mine for mine in self._memory if not mine.expired()]
+        return StorageWeakRef(tensor.untyped_storage()) in self._memory
+
+    def lend(self, tensor, stream):
+        assert tensor is not None
+
+    def staging(self, size, dtype):
+        return torch.full(tuple(size), 77, dtype=dtype)
+
+    def record(self, work):
+        if self._reason:
+            reason, self._reason = self._reason, None
+            raise reason
+        with NothingWaits():
+            made = work()
+        self.recorded += 1
+        static = [x for x in (made or ()) if x is not None]
+        for x in static:
+            x.fill_(77)  # a recording does nothing yet
+
+        def replay():
+            self.replays += 1
+            fresh = [x for x in (work() or ()) if x is not None]
+            for target, source in zip(static, fresh, strict=True):
+                target.copy_(source)
+
+        return made, replay
+
+    def drain(self):
+        while self._step():
+            pass
+        self.drained += 1
+        assert not (self.compute or self.uploads or self.downloads), "streams wait for each other"
+
+    @torch.inference_mode()
+    def _step(self):
+        """Do something, if there is anything to do."""
+        streams = []
+        for stream in (self.compute, self.uploads, self.downloads):
+            while stream and isinstance(stream[0], Event) and stream[0].done:
+                stream.popleft()
+            if stream and not isinstance(stream[0], Event):
+                streams.append(stream)
+        if streams:
+            self._random.choice(streams).popleft()()
+        return bool(streams)

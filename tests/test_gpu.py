@@ -1,0 +1,267 @@
+"""Slots, graphs and streams, on a device that does everything as late as it may; and, where there
+is one, a GPU."""
+
+import gc
+import logging
+import random
+import sys
+import weakref
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from functools import partial
+from itertools import count, pairwise
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from rife import Cancelled, gpu, interpolate
+from rife.clip import interpolate_file
+from rife.engine import Engine, Run
+from rife.IFNet_HDv3 import IFNet_HDv3
+from rife.IFNet_v4 import VERSIONS, IFNet_v4, Parameters
+from rife.memory import Job
+from rife.options import Options
+from rife.timeline import Timeline
+
+from .late_device import LateDevice
+from .seeded import seeded_images, seeded_state
+
+SMALL = (8, 8, 8, 8)
+NETWORKS = {
+    "head": lambda: IFNet_v4(Parameters(SMALL, planes=13, head=VERSIONS["v4.25 - v4.26"].head)),
+    "refine": lambda: IFNet_v4(
+        Parameters(SMALL, body="prelu", planes=5, shuffle=False, refine=True)
+    ),
+    "halves": lambda: IFNet_HDv3(1),
+}
+
+
+def network(name, gain=0.5):
+    made = NETWORKS[name]().eval()
+    made.load_state_dict(seeded_state(made, gain=gain))
+    return made
+
+
+def clip(count, height=40, width=70, seed=1):
+    """(count, height, width, 3), no two frames the same."""
+    x = seeded_images(height, width, count=count, seed=seed)
+    return x.view(count, 3, height, width).permute(0, 2, 3, 1).contiguous()
+
+
+@contextmanager
+def late(*args, **options):
+    """A LateDevice that all networks are on meanwhile, without the fused kernels, which take long
+    here, and with three frames in a call."""
+    device = LateDevice(*args, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rife.gpu.device_of", lambda model: device)
+        patch.setitem(sys.modules, "rife.fused", None)
+        patch.setattr("rife.memory.BATCH", 3)
+        patch.setattr("rife.engine._GATHERS", False)  # it is for CPUs alone
+        yield device
+
+
+#: To make every frame: these clips' motion is too wild for pictures of one shot.
+ALL = {"cuts": "ignore"}
+
+
+def apart(a, b):
+    return (a.float() - b.float()).abs().max().item()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", NETWORKS)
+def test_frames_are_those_made_without_streams(name, seed):
+    model, frames = network(name), clip(14)
+    for multiplier, options in ((2, {}), (Fraction(5, 2), {"refine": name == "refine"}), (4, {})):
+        wanted = interpolate(model, frames, multiplier, **options, **ALL)
+        with late(seed) as device:
+            made = interpolate(model, frames, multiplier, **options, **ALL)
+        assert apart(made, wanted) < 1e-5, (multiplier, options)
+        assert device.recorded and device.replays > device.recorded
+        assert device.drained
+
+
+def test_bytes_are_rounded_as_elsewhere():
+    model, frames = network("head"), (255 * clip(9)).round().byte()
+    wanted = interpolate(model, frames, **ALL)
+    with late():
+        made = interpolate(model, frames, **ALL)
+    assert made.dtype == torch.uint8
+    assert apart(made, wanted) <= 1  # a sum may round the other way
+    assert (made != wanted).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_grey_and_alpha_pass(channels):
+    model = network("head")
+    frames = torch.cat((clip(8), clip(8, seed=2)), 3)[..., :channels].contiguous()
+    wanted = interpolate(model, frames, **ALL)
+    with late():
+        assert apart(interpolate(model, frames, **ALL), wanted) < 1e-5
+
+
+def test_cuts_repeats_and_other_rates_find_their_frames():
+    model, shots = network("head"), (clip(6), clip(7, seed=5))
+    frames = torch.cat((shots[0], shots[0][-1:], shots[1]))
+    timeline = Timeline(frame_rate=Fraction(60, 24), loop=True)
+    for options in ({"duplicates": True}, {"cuts": "blend"}):
+        wanted = interpolate(model, frames, timeline, **options)
+        with late(3):
+            assert apart(interpolate(model, frames, timeline, **options), wanted) < 1e-5
+
+
+def test_values_outside_the_range_are_clamped():
+    model, frames = network("head"), clip(6) * 1.4 - 0.2
+    wanted = interpolate(model, frames, **ALL)
+    with late():
+        assert apart(interpolate(model, frames, **ALL), wanted) < 1e-5
+
+
+def test_frames_that_need_doubled_scales_are_made_again_with_care():
+    model, frames = network("refine", gain=1.0), clip(12)
+    seen, plain = [], model.lost
+    model.lost = lambda change: seen.append(change.abs().amax((2, 3))) or plain(change)
+    interpolate(model, frames, **ALL)
+    both = torch.cat(seen).unflatten(1, (2, 2)).amax(2).amin(1)
+    model.lost_at = float(both.median())  # so that some pairs are lost, and some are not
+    model.lost = plain
+    wanted, lost = interpolate(model, frames, **ALL), []
+    model.lost = lambda change: lost.append(plain(change)) or lost[-1]
+    with late(1):
+        made = interpolate(model, frames, **ALL)
+    flags = torch.cat(lost)
+    assert flags.any() and not flags.all()
+    assert apart(made, wanted) < 1e-5
+
+
+def test_what_can_not_be_recorded_is_done_each_time_and_said_once(caplog):
+    model, frames = network("head"), clip(14)
+    wanted = interpolate(model, frames, **ALL)
+    with late(reason=RuntimeError("operation not permitted\nmore")) as device:
+        assert apart(interpolate(model, frames, **ALL), wanted) < 1e-5
+    assert device.recorded == device.replays == 0
+    assert [r.message for r in caplog.records if r.levelno >= logging.WARNING] == [
+        "the device's work can't be recorded as a graph, so frames take longer "
+        "(operation not permitted)"
+    ]
+
+
+def test_no_memory_for_a_graph_makes_calls_smaller(caplog):
+    model, frames = network("head"), clip(14)
+    wanted = interpolate(model, frames, **ALL)
+    with late(reason=torch.OutOfMemoryError("CUDA out of memory"), late=False) as device:
+        assert apart(interpolate(model, frames, **ALL), wanted) < 1e-5
+    assert "out of memory" in caplog.text
+    assert device.drained
+
+
+class BrokenRun(Run):
+    is_fused = True
+
+    def enter(self, *args):
+        raise RuntimeError("Failed to find C compiler.\nPlease specify via CC")
+
+
+def test_kernels_that_do_not_run_are_done_without_and_said_once(caplog, monkeypatch):
+    model, frames = network("head"), clip(14)
+    wanted = interpolate(model, frames, **ALL)
+    with late(late=False) as device:
+        broken = SimpleNamespace(FusedRun=BrokenRun)
+        monkeypatch.setitem(sys.modules, "rife.fused", broken)
+        assert apart(interpolate(model, frames, **ALL), wanted) < 1e-5
+    assert device.replays
+    assert [r.message for r in caplog.records if r.levelno >= logging.WARNING] == [
+        "the fused kernels don't run here, so frames take longer (Failed to find C compiler.)"
+    ]
+
+
+def test_waiting_is_noticed_by_the_late_device():
+    """Else the tests above would say nothing about it."""
+    for wait in (lambda x: bool(x.any()), lambda x: x.item(), lambda x: torch.tensor([1.0, 2.0])):
+        with pytest.raises(RuntimeError, match="capturing"):
+            LateDevice().record(lambda wait=wait: wait(torch.ones(1)))
+
+
+@pytest.mark.parametrize("missing", [None, "uploads", "compute", "downloads"])
+def test_a_missing_wait_is_noticed_by_the_late_device(missing):
+    """Likewise: where one of the streams does not wait for the others, frames are wrong."""
+    model, frames = network("head"), list(clip(14))
+    wanted = interpolate(model, torch.stack(frames), **ALL)[1::2]
+    worst = 0.0
+    for seed in range(4):
+        device = LateDevice(seed)
+        if missing:
+            stream, wait = getattr(device, missing), device.wait
+            device.wait = lambda to, event, wait=wait, stream=stream: (
+                None if to is stream else wait(to, event)
+            )
+        card = gpu.Card(Engine(model), Options(), device, (40, 70, 3), torch.float32, batch=2)
+        jobs = [Job(*pair, Fraction(1, 2)) for pair in pairwise(frames)]
+        coming = [card.download(card.make(jobs[i : i + 2])[0]) for i in range(0, len(jobs), 2)]
+        worst = max(worst, apart(torch.cat([get() for get in coming]), wanted))
+    assert worst < 1e-5 if missing is None else worst > 1e-3
+
+
+def test_nothing_is_left_after_a_run_however_it_ends(monkeypatch):
+    made, Card = [], gpu.Card
+
+    def remembered(*args):
+        card = Card(*args)
+        made.append([weakref.ref(card._images), weakref.ref(card)])
+        return card
+
+    monkeypatch.setattr("rife.gpu.Card", remembered)
+    model, frames = network("head"), clip(14)
+    calls = []
+
+    def cancel():
+        calls.append(1)
+        return len(calls) > 3
+
+    with late():
+        interpolate(model, frames, **ALL)
+        with pytest.raises(Cancelled):
+            interpolate(model, frames, cancel=cancel, **ALL)
+    gc.collect()
+    assert len(made) == 2
+    assert [ref() for refs in made for ref in refs] == [None] * 4
+
+
+def test_settings_of_cudnn_are_put_back():
+    before = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
+    with pytest.raises(KeyError), gpu.best_convolutions():
+        assert torch.backends.cudnn.benchmark
+        raise KeyError
+    assert (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic) == before
+
+
+def test_files_take_the_same_way(clips, tmp_path):
+    model = network("head")
+    with late(2):
+        interpolate_file(
+            model, clips("carphone_pristine"), tmp_path / "out.mp4", duration=Fraction(1, 2)
+        )
+    assert (tmp_path / "out.mp4").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_two_hundred_runs_of_all_kinds_leave_nothing_and_mix_nothing_up():
+    models = [network(name) for name in NETWORKS]
+    order = random.Random(0)
+    wanted = {}
+    for run in range(200):
+        number, height, width = order.randrange(len(models)), *order.choice([(40, 70), (33, 64)])
+        frames, multiplier = clip(order.choice([2, 5, 9]), height, width), order.choice([2, 3])
+        key = number, frames.shape, multiplier
+        if key not in wanted:
+            wanted[key] = interpolate(models[number], frames, multiplier, **ALL)
+        stop, calls = order.choice([None, None, 1, 2]), count(1)
+        with late(run):
+            if stop:
+                with suppress(Cancelled):
+                    cancel = partial(lambda calls, stop: next(calls) > stop, calls, stop)
+                    interpolate(models[number], frames, multiplier, cancel=cancel, **ALL)
+            made = interpolate(models[number], frames, multiplier, **ALL)
+        assert apart(made, wanted[key]) < 1e-5, run
