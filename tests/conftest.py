@@ -1,11 +1,16 @@
 """Real clips, real weights and reference networks, fetched when a test first asks for them."""
 
+import os
+
 import pytest
 import torch
 from hypothesis import settings
 
 from rife import load_model
 from tools import assets
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported
 
 settings.register_profile("ours", deadline=None, max_examples=200)  # timings decide no test
 settings.load_profile("ours")
