@@ -142,8 +142,8 @@ class Replays:
 class Card:
     """Makes frames between others, all of one size, on a `Device`.
 
-    engine: its network is on the device; it suits the options' scale, if it is fused. size, dtype: of the frames, (height, width, channels).
-    batch: frames of a call, at most.
+    engine: its network is on the device; if it is fused, it suits the options' scale. size, dtype:
+    of the frames, (height, width, channels). batch: frames of a call, at most.
     """
 
     def __init__(

@@ -29,8 +29,8 @@ class Event:
 
 
 class LateDevice:
-    """seed: of the order. reason: why the first recording fails. late: False, if all is done at once,
-    so that errors come where they do on a GPU. recorded, replays, drained: how often."""
+    """seed: of the order. reason: why the first recording fails. late: False, if all is done at
+    once, so that errors come where they do on a GPU. recorded, replays, drained: how often."""
 
     device = torch.device("cpu")
 

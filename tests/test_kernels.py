@@ -4,6 +4,8 @@ on the CPU. And that they compile for GPUs, which takes none."""
 import os
 import subprocess
 import sys
+from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,17 +18,20 @@ pytest.importorskip("triton", reason="Triton is for Linux")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
-from rife import kernels
+from rife import gpu, interpolate, kernels
 from rife.engine import Engine
 from rife.fused import FusedRun
+from rife.memory import Job
 from rife.network import Prepared, blend
+from rife.options import Options
 from rife.warp import resize, warp
 
+from .late_device import LateDevice
 from .seeded import seeded_images
 from .test_engine import NETWORKS, seeded, settings
 
 ROOT = Path(__file__).parents[1]
-HEIGHT, WIDTH = 16, 32
+SIZE = HEIGHT, WIDTH = 32, 64
 #: Of the blocks before: planes, PixelShuffle's cell, factor (above the scale of the next block, or
 #: what is handed over would not be the same by both ways).
 FOUND = {
@@ -49,25 +54,16 @@ def found_before(name, batch=2):
     random = torch.Generator().manual_seed(3)
     found = []
     for planes, cell, factor in FOUND[name]:
-        h, w = max(1, HEIGHT // factor // cell), max(1, WIDTH // factor // cell)
+        h, w = HEIGHT // factor // cell, WIDTH // factor // cell
         raw = torch.rand(batch, planes * cell**2, h, w, generator=random) * 4 - 2
         raw = raw.to(DEVICE).contiguous(memory_format=torch.channels_last)
         found.append(kernels.Found(raw, cell, factor))
     return found
 
 
-def size_of(found):
-    """Height and width of the motion, of which every block's planes are a whole part."""
-    last = max(found, key=lambda f: f.factor * f.cell, default=None)
-    if last is None:
-        return HEIGHT, WIDTH
-    h, w = last.raw.shape[2:]
-    return h * last.cell * last.factor, w * last.cell * last.factor
-
-
-def full_size(found, size, adds):
+def full_size(found, adds):
     """Flow (2, 4, H, W) and what is handed over, by plain torch at full size."""
-    flow, handed = torch.zeros(2, 4, *size, device=DEVICE), None
+    flow, handed = torch.zeros(2, 4, *SIZE, device=DEVICE), None
     for one in found:
         planes = F.pixel_shuffle(one.raw.float().contiguous(), one.cell)
         planes = resize(planes, one.factor)
@@ -76,10 +72,10 @@ def full_size(found, size, adds):
     return flow, handed
 
 
-def ring(channels, wide, height, width, count=3):
+def ring(channels, wide):
     random = torch.Generator().manual_seed(4)
-    seen = torch.zeros(count, wide, height, width)
-    seen[:, :channels] = torch.rand(count, channels, height, width, generator=random)
+    seen = torch.zeros(3, wide, *SIZE)
+    seen[:, :channels] = torch.rand(3, channels, *SIZE, generator=random)
     return seen.to(DEVICE).contiguous(memory_format=torch.channels_last)
 
 
@@ -101,19 +97,18 @@ INDICES = torch.tensor([2, 0], device=DEVICE), torch.tensor([1, 2], device=DEVIC
 )
 def test_blocks_see_what_plain_torch_gives_them(before, scale, channels, wide, parts):
     found, adds = found_before(before), "handed" not in parts
-    size = size_of(found)
-    seen = ring(channels, wide, *size)
+    seen = ring(channels, wide)
     times = torch.tensor([0.3, 0.9], device=DEVICE)
-    flow, handed = full_size(found, size, adds)
+    flow, handed = full_size(found, adds)
     if handed is None:
-        handed = torch.zeros(2, 1, *size, device=DEVICE)
+        handed = torch.zeros(2, 1, *SIZE, device=DEVICE)
     wanted = []
     if "warped" in parts:
         wanted += [warp(seen[i], f) for i, f in zip(INDICES, flow.split(2, 1), strict=True)]
     if "still" in parts:
         wanted += [seen[i] for i in INDICES]
     if "time" in parts:
-        wanted += [times.view(2, 1, 1, 1).expand(2, 1, *size)]
+        wanted += [times.view(2, 1, 1, 1).expand(2, 1, *SIZE)]
     if "mask" in parts:
         wanted += [handed]
     if "flow" in parts:
@@ -134,9 +129,8 @@ def test_blocks_see_what_plain_torch_gives_them(before, scale, channels, wide, p
 @pytest.mark.parametrize("adds", [False, True])
 def test_flow_and_mask_are_those_of_plain_torch(before, adds):
     found = found_before(before)
-    size = size_of(found)
-    flow, handed = full_size(found, size, adds)
-    made = kernels.spread(found, size, adds=adds)
+    flow, handed = full_size(found, adds)
+    made = kernels.spread(found, SIZE, adds=adds)
     assert (made[:, :4] - flow).abs().max() < CLOSE * flow.abs().max()
     assert (made[:, 4:] - handed[:, :1]).abs().max() < CLOSE
 
@@ -146,22 +140,21 @@ def test_flow_and_mask_are_those_of_plain_torch(before, adds):
 @pytest.mark.parametrize("residual", [False, True])
 def test_frames_are_those_of_plain_torch(channels, residual, dtype):
     found = found_before("many")
-    height, width = size_of(found)
     random = torch.Generator().manual_seed(5)
-    images = torch.rand(3, height - 3, width - 5, channels, generator=random).to(DEVICE)
+    images = torch.rand(3, HEIGHT - 3, WIDTH - 5, channels, generator=random).to(DEVICE)
     images = (255 * images).byte() if dtype == torch.uint8 else images.to(dtype)
     change = None
     if residual:
-        change = torch.rand(2, 3, height, width, generator=random).to(DEVICE) - 0.5
-    made = kernels.show(images, INDICES, found, (height, width), adds=True, residual=change)
+        change = torch.rand(2, 3, *SIZE, generator=random).to(DEVICE) - 0.5
+    made = kernels.show(images, INDICES, found, SIZE, adds=True, residual=change)
     assert made.dtype == dtype and made.shape == (2, *images.shape[1:])
 
     levels = 255 if dtype == torch.uint8 else 1
     x = images.permute(0, 3, 1, 2).float() / levels
     x = F.pad(x, (0, 5, 0, 3), mode="replicate")
-    flow, mask = full_size(found, (height, width), True)
+    flow, mask = full_size(found, True)
     warped = (warp(x[i], f) for i, f in zip(INDICES, flow.split(2, 1), strict=True))
-    wanted = blend(*warped, torch.sigmoid(mask), change)[:, :, : height - 3, : width - 5].permute(
+    wanted = blend(*warped, torch.sigmoid(mask), change)[:, :, : HEIGHT - 3, : WIDTH - 5].permute(
         0, 2, 3, 1
     )
     if dtype == torch.uint8:
@@ -176,9 +169,9 @@ def test_values_beyond_the_border_and_nan_stay_within_the_image():
     found[0].raw[:, :4] = torch.tensor([1e9, -1e9, float("nan"), float("inf")], device=DEVICE)[
         :, None, None
     ]
-    images = torch.rand(3, *size_of(found), 3, device=DEVICE)
+    images = torch.rand(3, *SIZE, 3, device=DEVICE)
     indices = tuple(index[:1] for index in INDICES)
-    made = kernels.show(images, indices, found, size_of(found), adds=True)
+    made = kernels.show(images, indices, found, SIZE, adds=True)
     assert made.shape == (1, *images.shape[1:])  # and nothing was read from elsewhere
 
 
@@ -229,43 +222,47 @@ def test_engines_with_and_without_kernels_make_the_same(name):
         assert (made.mask[:1] - motion.mask).abs().max() < CLOSE, options
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_kernels_read_slots_and_are_recorded(dtype):
+    network = seeded("v4.6").to(DEVICE)
+    frames = seeded_images(32, 61, count=6).view(6, 3, 32, 61).permute(0, 2, 3, 1).contiguous()
+    frames = (255 * frames).byte() if dtype == torch.uint8 else frames
+    device = LateDevice(1) if DEVICE == "cpu" else gpu.Device(network.device)
+    card = gpu.Card(Engine(network, FusedRun), Options(), device, (32, 61, 3), dtype, batch=1)
+    made = [card.make([Job(*pair, Fraction(1, 2))])[0] for pair in pairwise(frames)]
+    made = torch.cat([card.download(frame)() for frame in made])
+    wanted = interpolate(network.cpu(), frames, cuts="ignore")[1::2]
+    apart = (made.float() - wanted.float()).abs()
+    assert apart.max() <= (1 if dtype == torch.uint8 else CLOSE)
+    assert apart.mean() < 1e-3
+    assert DEVICE == "cuda" or device.replays
+
+
 COMPILE = """
-import sys, torch, triton
+import sys, torch
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.runtime import driver
 from rife import kernels
 from rife.engine import Engine
 from rife.fused import FusedRun
 from rife.network import Prepared
 from tests.test_engine import seeded
 
-TYPES = {torch.float16: "*fp16", torch.float32: "*fp32", torch.int64: "*i64", torch.uint8: "*u8"}
-
-def typed(x):
-    if isinstance(x, tuple):
-        return tuple(map(typed, x))
-    return TYPES[x.dtype] if torch.is_tensor(x) else "i32"
+class Driver:
+    def get_current_device(self): return self.number
+    def get_current_target(self): return GPUTarget(*TARGETS[self.number])
+    def get_current_stream(self, device): return 0
 
 class Compiled:
-    def __init__(self, kernel):
-        self.kernel = kernel
-
-    def __getitem__(self, grid):
-        return self.launch
-
+    def __init__(self, kernel): self.kernel = kernel
+    def __getitem__(self, grid): return self.launch
     def launch(self, *args, **options):
-        names, given = self.kernel.arg_names, {**dict(zip(self.kernel.arg_names, args)), **options}
-        constant = {p.name for p in self.kernel.params if p.is_constexpr}
-        source = ASTSource(
-            self.kernel,
-            {n: "constexpr" if n in constant else typed(given[n]) for n in names},
-            {(names.index(n),): given[n] for n in constant},
-        )
-        for target in TARGETS:
-            triton.compile(source, target=GPUTarget(*target))
+        for driver.active.number in range(len(TARGETS)):
+            self.kernel.run(*args, grid=(1,), warmup=True, **options)
         print(self.kernel.__name__, flush=True)
 
 TARGETS = eval(sys.argv[1])
+driver.set_active(Driver())
 for name in ("_see", "_show", "_spread", "_activate"):
     setattr(kernels, name, Compiled(getattr(kernels, name)))
 for name in sys.argv[2:]:
