@@ -96,6 +96,19 @@ class Device:
             made = work()
         return made, graph.replay
 
+    def aside(self, items: Iterator[T]) -> Iterator[T]:
+        """`items`, whose look at frames on the device then waits for itself alone, and not for all
+        that is queued."""
+        stream = torch.cuda.Stream(self.device)
+        stream.wait_stream(self.compute)
+        while True:
+            with torch.cuda.stream(stream):
+                item = next(items, None)
+            self.compute.wait_stream(stream)
+            if item is None:
+                return
+            yield item
+
     def drain(self) -> None:
         """Wait for everything."""
         torch.cuda.synchronize(self.device)
@@ -250,6 +263,7 @@ class Card:
         target = self._images[slot]
         if device.holds(frame):
             source, stream = frame, compute
+            device.lend(frame, compute)
         else:
             source = device.staging(frame.shape, target.dtype)
             source.copy_(frame)

@@ -117,7 +117,8 @@ def _stream(
     begun: deque[tuple[Sequence[_Step], Iterator[Tensor]]] = deque()
     with freed_memory_kept() if model.device.type == "cpu" else nullcontext():
         try:
-            for steps in run.together(timeline.steps(_keys(frames, timeline, options))):
+            groups = run.together(timeline.steps(_keys(frames, timeline, options)))
+            for steps in run.pairs.aside(groups):
                 begun.append((steps, run.begin(steps)))
                 if len(begun) > run.pairs.ahead:
                     yield from run.images(*begun.popleft())

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from einops import rearrange
@@ -26,6 +26,8 @@ from .tiles import colours, pad
 from .timeline import HALF, nearest_dyadic
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,10 @@ class Pairs:
         """How many calls of `all_between` had best be made before the first one's frames are
         taken."""
         return 1 if self._device else 0
+
+    def aside(self, items: Iterator[T]) -> Iterator[T]:
+        """`items`; to be used for what looks at frames before they come here."""
+        return self._device.aside(items) if self._device else items
 
     def close(self) -> None:
         """Give memory back."""

@@ -1,6 +1,7 @@
 """Backward warping and the bilinear resizing that every RIFE network shares."""
 
 import math
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -42,9 +43,20 @@ def sample_in_bands(image: Tensor, grid: Tensor, rows: int = 1) -> Tensor:
 
 def _sample(image: Tensor, grid: Tensor) -> Tensor:
     padding = "border"
-    if grid.device.type == "mps":  # knows no border padding; clamped coordinates are the same
+    if not _repeats_borders(grid.device.type):  # clamped coordinates are the same
         grid, padding = grid.clamp(-1, 1), "zeros"
     return F.grid_sample(image, grid, "bilinear", padding, align_corners=True)
+
+
+@cache
+def _repeats_borders(device_type: str) -> bool:
+    """Apple's devices, in torch so far, don't."""
+    image, grid = torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 1, 2)
+    try:
+        F.grid_sample(image.to(device_type), grid.to(device_type), "bilinear", "border", True)
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
 
 
 def _unit_axis(size: int, like: Tensor) -> Tensor:

@@ -91,6 +91,9 @@ class LateDevice:
 
         return made, replay
 
+    def aside(self, items):
+        return items
+
     def drain(self):
         while self._step():
             pass

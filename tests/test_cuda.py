@@ -1,0 +1,132 @@
+"""What only a GPU can show: that graphs, streams and kernels make the same frames there, how exact
+they are in 16 bits, and that memory comes back."""
+
+import gc
+import random
+from contextlib import suppress
+from fractions import Fraction
+
+import pytest
+import torch
+
+from rife import Cancelled, gpu, interpolate, load_model
+from rife.IFNet_v4 import VERSIONS, IFNet_v4
+from rife.options import Options
+from rife.pairs import Pairs
+from rife.tiles import pad
+
+from .seeded import seeded_images, seeded_state
+from .test_half_precision import pair, psnr, worst_tile
+
+pytestmark = pytest.mark.cuda
+
+ALL = {"cuts": "ignore"}
+SIZES = {"480p": (480, 720), "1080p": (1080, 1920), "4K": (2160, 3840)}
+
+
+def network(row="v4.25 - v4.26", dtype=torch.float16):
+    made = IFNet_v4(VERSIONS[row]).eval()
+    made.load_state_dict(seeded_state(made))
+    return made.to("cuda", dtype)
+
+
+def clip(count, height=96, width=150, seed=1):
+    x = seeded_images(height, width, count=count, seed=seed)
+    return x.view(count, 3, height, width).permute(0, 2, 3, 1).contiguous()
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """The graphs that are recorded."""
+    graphs, record = [], gpu.Device.record
+
+    def counting(self, work):
+        made = record(self, work)
+        graphs.append(work)
+        return made
+
+    monkeypatch.setattr(gpu.Device, "record", counting)
+    return graphs
+
+
+@pytest.mark.parametrize("fuses", [True, False])
+@pytest.mark.parametrize("row", ["v4.0 - v4.1", "v4.6", "v4.25 - v4.26"])
+def test_frames_are_the_cpu_s(row, fuses, counted, caplog, monkeypatch):
+    if not fuses:
+        engine = gpu.engine_for
+        monkeypatch.setattr(gpu, "engine_for", lambda model, scale, _: engine(model, scale, False))
+    model, frames = network(row, torch.float32), clip(12)
+    made = interpolate(model, frames, 3, **ALL)
+    wanted = interpolate(model.cpu(), frames, 3, **ALL)
+    assert not caplog.records, caplog.text
+    assert len(counted) >= 2
+    assert (made - wanted).abs().mean() < 1e-3  # convolutions may be in TF32
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("version", ["v3.8", "v4.0"])
+def test_float16_is_as_good_as_float32(clips, weights, version, size):
+    """Ours in float16 against the plain network in float32, on real frames and weights."""
+    frames = pair(clips("bikes"), 30, *SIZES[size])
+    exact = load_model(weights(version), "cuda", torch.float32)
+    scale = Options().scale_for(*SIZES[size])
+    x = [pad(f.permute(2, 0, 1)[None].cuda(), exact.side_multiple(scale)) for f in frames]
+    with torch.inference_mode():
+        seen = [exact.prepare(i) for i in x]
+        wanted = exact.motion(*seen, 0.5, scale=scale).render(*x)
+    wanted = wanted[0, :, : SIZES[size][0], : SIZES[size][1]].permute(1, 2, 0).cpu()
+    half = load_model(weights(version), "cuda", torch.float16)
+    run = Pairs(half, Options())
+    made = [next(run.between(*frames, [Fraction(1, 2)])) for _ in range(4)]  # the last as a graph
+    run.close()
+    for frame in made:
+        error = frame.float() - wanted
+        print(f"{version} {size}: {psnr(error):.1f} dB, worst tile {worst_tile(error):.1f}")
+        assert psnr(error) >= 50 and worst_tile(error) >= 38
+        assert torch.equal(frame, made[0])
+
+
+def test_two_runs_give_the_same_bits():
+    model, frames = network(), clip(20, 270, 480)
+    first, second = (interpolate(model, frames, 2, **ALL) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_frames_on_the_gpu_stay_there():
+    model, frames = network(), clip(9)
+    on_gpu = interpolate(model, frames.cuda(), 2)
+    assert on_gpu.is_cuda
+    assert torch.equal(on_gpu.cpu(), interpolate(model, frames, 2))
+
+
+def test_memory_is_flat_and_comes_back():
+    model, frames = network(), clip(8, 270, 480)
+    interpolate(model, frames, 2, **ALL)  # what libraries keep once for all
+    gc.collect()
+    torch.cuda.empty_cache()
+    before, peaks = torch.cuda.mem_get_info()[0], []
+    for count in (8, 200):
+        torch.cuda.reset_peak_memory_stats()
+        turning = clip(8, 270, 480)[torch.arange(count) % 8]
+        interpolate(model, turning, 2, **ALL)
+        peaks.append(torch.cuda.max_memory_allocated())
+    gc.collect()
+    torch.cuda.empty_cache()
+    assert before - torch.cuda.mem_get_info()[0] < 50e6
+    assert peaks[1] < peaks[0] + 20e6
+
+
+def test_runs_of_all_kinds_mix_nothing_up():
+    models = [network(row) for row in ("v4.0 - v4.1", "v4.6", "v4.25 - v4.26")]
+    order, wanted = random.Random(0), {}
+    for run in range(200):
+        number, size = order.randrange(3), order.choice([(96, 150), (128, 64)])
+        key = number, size, order.choice([2, 6, 12])
+        frames = clip(key[2], *size)
+        if key not in wanted:
+            wanted[key] = interpolate(models[number], frames, 2, **ALL)
+        if run % 3 == 0:
+            calls = iter(range(1000))
+            with suppress(Cancelled):
+                interpolate(models[number], frames, 2, cancel=lambda c=calls: next(c) > 1, **ALL)
+        assert torch.equal(interpolate(models[number], frames, 2, **ALL), wanted[key]), run
