@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -89,7 +90,6 @@ class Layer(nn.Module):
         self.bias = _constant(conv.bias if bias is None else bias)
         self.residual = residual
         self.slope: float | Tensor | None = None  # below zero; None: no activation
-        self.is_maximum = False  # of y and y times the slope
         self.finish: Activate | None = None  # instead of torch's functions
         self._slopes: Tensor | None = None
         self._packed: list[Tensor] = []
@@ -105,8 +105,12 @@ class Layer(nn.Module):
             self.slope = activation.negative_slope
         else:
             self.slope = activation.weight.detach()
-            self.is_maximum = bool((self.slope <= 1).all())
         return self
+
+    @cached_property
+    def _is_maximum(self) -> bool:
+        """Whether its activation is the maximum of y and y times the slope."""
+        return bool((self.slope <= 1).all())
 
     def with_weight(self, weight: Tensor) -> "Layer":
         """The same with another kernel."""
@@ -149,8 +153,7 @@ class Layer(nn.Module):
     def _each_slope(self) -> Tensor | None:
         """One for each channel."""
         if self._slopes is None and self.slope is not None:
-            slope = torch.as_tensor(self.slope, dtype=self.bias.dtype, device=self.bias.device)
-            self._slopes = slope.expand(self.bias.shape).contiguous()
+            self._slopes = torch.ones_like(self.bias) * self.slope
         return self._slopes
 
     def _onednn(self, parts: Sequence[Tensor], padding: tuple[int, int]) -> Tensor:
@@ -181,7 +184,7 @@ class Layer(nn.Module):
             return y
         if isinstance(self.slope, float):
             return F.leaky_relu_(y, self.slope)
-        if self.is_maximum and y.dtype == torch.bfloat16 and y.device.type == "cpu":
+        if y.dtype == torch.bfloat16 and y.device.type == "cpu" and self._is_maximum:
             # Torch's own takes up to ten times as long there.
             return torch.maximum(y, y * self.slope[:, None, None], out=y)
         return F.prelu(y, self.slope)

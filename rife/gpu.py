@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+#: Of a frame: the fused kernels count what lies within one in 32 bits.
+MOST_PIXELS = 2**25
 #: Calls before the one that is recorded: cuDNN and Triton choose and compile in them.
 WARM_UP = 2
 
@@ -182,6 +184,8 @@ class Card:
         self._slot = device.empty((1,), torch.int64)
         self._orders: dict[int, Tensor] = {}
         self._replays = Replays(device)
+        # That memory may have been others', whose work is still queued.
+        device.wait(device.uploads, device.mark(device.compute))
 
     @torch.inference_mode()
     def make(self, jobs: Sequence[Job]) -> tuple[Tensor, Tensor | None]:
@@ -335,9 +339,10 @@ def device_of(model: Network) -> Device | None:
     return Device(model.device) if model.device.type == "cuda" else None
 
 
-def engine_for(model: Network, scale: float, fuses: bool = True) -> Engine:
-    """An engine, with the fused kernels where they can be had and are wanted."""
-    if fuses:
+def engine_for(model: Network, size: Sequence[int], scale: float, fuses: bool = True) -> Engine:
+    """An engine for frames of this height and width, with the fused kernels where they can be had
+    and are wanted."""
+    if fuses and size[0] * size[1] <= MOST_PIXELS:
         try:
             from .fused import FusedRun
 

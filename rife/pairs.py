@@ -240,9 +240,8 @@ class Pairs:
         if card is None or (card.size, card.dtype) != like or card.batch < way.batch:
             self._drop_card()
             batch = max(way.batch, self.at_once(frame))
-            engine = gpu.engine_for(
-                way.model, self.options.scale_for(*frame.shape[:2]), self._fuses
-            )
+            scale = self.options.scale_for(*frame.shape[:2])
+            engine = gpu.engine_for(way.model, frame.shape[:2], scale, self._fuses)
             self._card = gpu.Card(engine, self.options, self._device, *like, batch)
         return self._card
 

@@ -26,6 +26,7 @@ from rife.timeline import Timeline
 
 from .late_device import LateDevice
 from .seeded import seeded_images, seeded_state
+from .test_engine import NETWORKS as ENGINES
 
 SMALL = (8, 8, 8, 8)
 NETWORKS = {
@@ -266,3 +267,43 @@ def test_two_hundred_runs_of_all_kinds_leave_nothing_and_mix_nothing_up():
                     interpolate(models[number], frames, multiplier, cancel=cancel, **ALL)
             made = interpolate(models[number], frames, multiplier, **ALL)
         assert apart(made, wanted[key]) < 1e-5, run
+
+
+class Nowhere(LateDevice):
+    """Whose memory holds nothing: to read a number, or to mix in the CPU's memory, is an error."""
+
+    device = torch.device("meta")
+
+    def empty(self, size, dtype):
+        return torch.empty(tuple(size), dtype=dtype, device="meta")
+
+    def holds(self, tensor):
+        return tensor.is_meta
+
+
+FEW = ("IFNet_m", "v3.5", "v4.0 - v4.1", "v4.25 - v4.26")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in FEW else pytest.param(n, marks=pytest.mark.slow) for n in ENGINES]
+)
+def test_no_network_waits_for_the_device_or_computes_beside_it(name):
+    with torch.device("meta"):
+        model = ENGINES[name][0]().eval().half()
+    frames = list(torch.zeros(6, 96, 150, 3))
+    options = Options(
+        refine="refine" in model.options | model.built_in, ensemble="ensemble" in model.options
+    )
+    device = Nowhere(late=False)
+    card = gpu.Card(Engine(model), options, device, (96, 150, 3), torch.float32, batch=1)
+    for pair in pairwise(frames):
+        made, _ = card.make([Job(*pair, Fraction(1, 2))])
+    assert made.is_meta and made.shape == (1, 96, 150, 3)
+    assert device.replays
+
+
+def test_waiting_and_mixing_are_errors_nowhere():
+    """Else the test above would say nothing."""
+    for work in (lambda x: bool(x.any()), lambda x: x + torch.ones(2), lambda x: x[x > 0]):
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            work(torch.ones(2, device="meta"))
