@@ -222,7 +222,9 @@ def test_engines_with_and_without_kernels_make_the_same(name):
         assert (made.mask[:1] - motion.mask).abs().max() < CLOSE, options
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(torch.float32, marks=pytest.mark.slow), torch.uint8]
+)
 def test_kernels_read_slots_and_are_recorded(dtype):
     network = seeded("v4.6").to(DEVICE)
     frames = seeded_images(32, 61, count=6).view(6, 3, 32, 61).permute(0, 2, 3, 1).contiguous()
