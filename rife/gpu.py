@@ -21,6 +21,7 @@ from .memory import Job, is_out_of_memory
 from .network import Network, Prepared
 from .options import Options
 from .tiles import colours, pad
+from .warp import resize
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ T = TypeVar("T")
 
 #: Of a frame: the fused kernels count what lies within one in 32 bits.
 MOST_PIXELS = 2**25
+#: On average, of levels in [0, 1], when rounding to 16 bits is all that differs.
+MOST_APART = 0.01
 #: Calls before the one that is recorded: cuDNN and Triton choose and compile in them.
 WARM_UP = 2
 
@@ -138,8 +141,15 @@ class Replays:
         return made
 
     def _record(self, name: Hashable, work: Callable[[], Any]) -> None:
+        """Only what a replay does right counts."""
         try:
-            self._recorded[name] = self._device.record(work)
+            made, replay = self._device.record(work)
+            wanted = [x.clone() for x in _tensors(work())]
+            replay()
+            for one, other in zip(_tensors(made), wanted, strict=True):
+                if not torch.allclose(one.float(), other.float(), 1e-2, 1e-2, equal_nan=True):
+                    raise RuntimeError("a replay made something else")
+            self._recorded[name] = made, replay
         except Exception as error:
             if is_out_of_memory(error):
                 raise
@@ -291,7 +301,7 @@ class Card:
 
         device.on(compute, prepare)
 
-    def _prepare(self) -> None:
+    def _prepare(self) -> tuple[Tensor, ...]:
         x = colours(self._taken(self._slot))
         made = self.engine.prepare(x, refine=self.options.refine)
         if self._prepared is None:
@@ -301,6 +311,7 @@ class Card:
         )
         for slots, one in tensors:
             slots.index_copy_(0, self._slot, one)
+        return made.seen, *made.pyramid
 
     def _for_all_slots(self, one: Tensor) -> Tensor:
         size = (len(self._images), *one.shape[1:])
@@ -339,19 +350,54 @@ def device_of(model: Network) -> Device | None:
     return Device(model.device) if model.device.type == "cuda" else None
 
 
-def engine_for(model: Network, size: Sequence[int], scale: float, fuses: bool = True) -> Engine:
-    """An engine for frames of this height and width, with the fused kernels where they can be had
-    and are wanted."""
-    if fuses and size[0] * size[1] <= MOST_PIXELS:
-        try:
-            from .fused import FusedRun
+def engine_for(model: Network, size: Sequence[int], scale: float) -> Engine:
+    """An engine for frames of this height and width: with the fused kernels, where they run."""
+    plain = Engine(model)
+    if size[0] * size[1] > MOST_PIXELS or not plain.suits(scale):
+        return plain
+    kind = model.version, model.dtype, model.device
+    if kind not in _trusted:
+        _trusted[kind] = _makes_the_same(plain)
+    if not _trusted[kind]:
+        return plain
+    from .fused import FusedRun
 
-            engine = Engine(model, FusedRun)
-            if engine.suits(scale):
-                return engine
-        except ImportError as error:
-            log.info("no fused kernels, so frames take longer (%s)", error)
-    return Engine(model)
+    return Engine(model, FusedRun)
+
+
+#: Networks, with their dtypes and devices -> whether the fused kernels make the same frames.
+_trusted: dict[Hashable, bool] = {}
+
+
+@torch.inference_mode()
+def _makes_the_same(plain: Engine) -> bool:
+    """Try the kernels once: compilers and devices differ, and users had rather wait than have
+    frames that are wrong."""
+    network, side = plain.network, plain.network.side_multiple()
+    random = torch.Generator().manual_seed(0)
+    images = resize(torch.rand(2, 3, 8, 16, generator=random), side // 8).to(network.device)
+    try:
+        from .fused import FusedRun
+
+        frames = [plain.prepare(image[None]) for image in images]
+        wanted = plain.motion(*frames, doubts=[]).render(*(image[None] for image in images))
+        fused = Engine(network, FusedRun)
+        both = fused.prepare(images)
+        picked = (
+            Prepared(both.seen, both.pyramid, torch.full((1,), i, device=network.device))
+            for i in range(2)
+        )
+        made = fused.motion(*picked, doubts=[]).frames(images.permute(0, 2, 3, 1).contiguous())
+        apart = float((made - wanted.permute(0, 2, 3, 1)).abs().mean())
+        if not apart < MOST_APART:
+            raise RuntimeError(f"they make other frames, {apart:.3f} apart")
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        level = logging.INFO if isinstance(error, ImportError) else logging.WARNING
+        log.log(level, "without the fused kernels frames take longer (%s)", _first_line(error))
+        return False
+    return True
 
 
 def carried(dtype: torch.dtype, network: torch.dtype) -> torch.dtype:
@@ -373,6 +419,10 @@ def best_convolutions() -> Iterator[None]:
         yield
     finally:
         cudnn.benchmark, cudnn.deterministic = before
+
+
+def _tensors(made: Sequence[Tensor | None]) -> list[Tensor]:
+    return [x for x in made if x is not None]
 
 
 def _first_line(error: BaseException) -> str:

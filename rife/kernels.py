@@ -149,7 +149,7 @@ def _sampled(image, y, x, inside, H, W, C: tl.constexpr, WIDE: tl.constexpr):
     return upper * (1 - down) + lower * down
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["index0", "index1", "times"])
 def _see(
     out, seen, index0, index1, times, raws, H, W,
     SCALE: tl.constexpr, WIDE: tl.constexpr, WARPED: tl.constexpr, STILL: tl.constexpr,
@@ -223,7 +223,7 @@ def _see(
         tl.store(at + c, rest.to(dtype), mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["index0", "index1"])
 def _show(
     out, images, index0, index1, residual, raws, H, W, height, width,
     C: tl.constexpr, WIDE: tl.constexpr, RESIDUAL: tl.constexpr, ADDS: tl.constexpr,

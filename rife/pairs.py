@@ -76,7 +76,6 @@ class Pairs:
         self._said = False
         self._device = gpu.device_of(model)
         self._card: gpu.Card | None = None
-        self._fuses = True
 
     @property
     def ahead(self) -> int:
@@ -218,19 +217,9 @@ class Pairs:
         if card is None:
             return self._by(way, jobs, self._render)
         self._stop_if_cancelled()
-        try:
-            frames, doubts = card.make(jobs)
-        except Exception as error:
-            if is_out_of_memory(error) or not card.engine.is_fused:
-                raise
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        else:
-            doubts = [None] * len(jobs) if doubts is None else doubts
-            return [_Made(*each, card) for each in zip(jobs, frames, doubts, strict=True)]
-        log.warning("the fused kernels don't run here, so frames take longer (%s)", reason)
-        self._fuses = False
-        self._drop_card()
-        return self._frames(way, jobs)
+        frames, doubts = card.make(jobs)
+        doubts = [None] * len(jobs) if doubts is None else doubts
+        return [_Made(*each, card) for each in zip(jobs, frames, doubts, strict=True)]
 
     def _card_for(self, way: Way, frame: Tensor) -> gpu.Card | None:
         """What makes such frames, (H, W, C), this way, or None."""
@@ -241,7 +230,7 @@ class Pairs:
             self._drop_card()
             batch = max(way.batch, self.at_once(frame))
             scale = self.options.scale_for(*frame.shape[:2])
-            engine = gpu.engine_for(way.model, frame.shape[:2], scale, self._fuses)
+            engine = gpu.engine_for(way.model, frame.shape[:2], scale)
             self._card = gpu.Card(engine, self.options, self._device, *like, batch)
         return self._card
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from rife import Cancelled, gpu, interpolate, load_model
+from rife.engine import Engine
 from rife.IFNet_v4 import VERSIONS, IFNet_v4
 from rife.options import Options
 from rife.pairs import Pairs
@@ -53,8 +54,7 @@ def counted(monkeypatch):
 @pytest.mark.parametrize("row", ["v4.0 - v4.1", "v4.6", "v4.25 - v4.26"])
 def test_frames_are_the_cpu_s(row, fuses, counted, caplog, monkeypatch):
     if not fuses:
-        engine = gpu.engine_for
-        monkeypatch.setattr(gpu, "engine_for", lambda *args: engine(*args[:3], False))
+        monkeypatch.setattr(gpu, "engine_for", lambda model, *_: Engine(model))
     model, frames = network(row, torch.float32), clip(12)
     made = interpolate(model, frames, 3, **ALL)
     wanted = interpolate(model.cpu(), frames, 3, **ALL)

@@ -47,7 +47,7 @@ CLOSE = 2e-5 if DEVICE == "cpu" else 2e-4
 def large_programs(monkeypatch):
     """The interpreter takes as long for a program of few pixels as for one of many."""
     if DEVICE == "cpu":
-        monkeypatch.setattr(kernels, "BLOCK", 1024)
+        monkeypatch.setattr(kernels, "BLOCK", 2048)
 
 
 def found_before(name, batch=2):
@@ -192,7 +192,7 @@ def test_activations_are_those_of_plain_torch(dtype, slopes, residual):
     assert (made.float() - wanted).abs().max() < (1e-6 if dtype == torch.float32 else 4e-3)
 
 
-FEW = ("paper", "v3.5", "v4.6", "v4.25 - v4.26")
+FEW = ("v3.5", "v4.25 - v4.26")
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_engines_with_and_without_kernels_make_the_same(name):
             made = fused.motion(*picked, times, doubts=[], **options)
             frame = made.frames(images.permute(0, 2, 3, 1).contiguous()).permute(0, 3, 1, 2)
         reach = motion.flow.abs().max()
-        assert reach > 0.5
+        assert reach > 0.3
         assert (frame[:1] - wanted).abs().max() < CLOSE, options
         assert (made.flow[:1] - motion.flow).abs().max() < CLOSE * max(1, reach), options
         assert (made.mask[:1] - motion.mask).abs().max() < CLOSE, options
@@ -227,7 +227,7 @@ def test_engines_with_and_without_kernels_make_the_same(name):
 )
 def test_kernels_read_slots_and_are_recorded(dtype):
     network = seeded("v4.6").to(DEVICE)
-    frames = seeded_images(32, 61, count=6).view(6, 3, 32, 61).permute(0, 2, 3, 1).contiguous()
+    frames = seeded_images(32, 61, count=5).view(5, 3, 32, 61).permute(0, 2, 3, 1).contiguous()
     frames = (255 * frames).byte() if dtype == torch.uint8 else frames
     device = LateDevice(1) if DEVICE == "cpu" else gpu.Device(network.device)
     card = gpu.Card(Engine(network, FusedRun), Options(), device, (32, 61, 3), dtype, batch=1)
@@ -282,21 +282,13 @@ for name in sys.argv[2:]:
 """
 
 
-@pytest.mark.parametrize(
-    ("targets", "names"),
-    [
-        ('[("cuda", 90, 32)]', ["v4.25 - v4.26"]),
-        pytest.param(
-            '[("cuda", 75, 32), ("cuda", 86, 32), ("cuda", 120, 32), ("hip", "gfx1100", 32)]',
-            ["v4.25 - v4.26", "v4.0 - v4.1", "v3.5", "paper"],
-            marks=pytest.mark.slow,
-        ),
-    ],
-)
-def test_all_kernels_of_a_network_compile_for_gpus(targets, names):
+@pytest.mark.slow
+def test_all_kernels_of_all_kinds_of_networks_compile_for_gpus():
+    targets = [("cuda", 75, 32), ("cuda", 90, 32), ("hip", "gfx1100", 32)]
+    names = ["v4.25 - v4.26", "v4.0 - v4.1"]
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, "-c", COMPILE, targets, *names],
+        [sys.executable, "-c", COMPILE, repr(targets), *names],
         cwd=ROOT, env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
