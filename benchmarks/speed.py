@@ -48,6 +48,8 @@ OPTIONS = {
     "animescripter": "TheAnimeScripter",
     "cogvideo": "CogVideo",
 }
+#: Those whose frames need not be on the CPU.
+RESIDENT = ("vs-rife", "TheAnimeScripter", "CogVideo")
 ROOT = Path(__file__).resolve().parent.parent
 #: Height, width, and how many frames are given.
 SIZES = {"480": (480, 720, 49), "720": (720, 1280, 9), "1080": (1080, 1920, 5)}
@@ -91,6 +93,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--clip", type=Path, metavar="FILE", help="a video; default: bikes")
     parser.add_argument("--start", type=int, metavar="N", help="its first frame; default: no cut")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument(
+        "--resident", action="store_true",
+        help="frames stay on the GPU, given and made: networks alone, of those that can",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, metavar="N", help="of the CPU")
     parser.add_argument("--out", type=Path, metavar="FILE", help="results, added to if there")
     parser.add_argument("--lengths", nargs="+", type=int, default=GROWTH_LENGTHS, metavar="N")
@@ -103,6 +109,8 @@ def parse_arguments() -> argparse.Namespace:
         for option, name in OPTIONS.items()
         if getattr(args, option.replace("-", "_"))
     }
+    if args.resident:
+        args.only = args.only or list(RESIDENT)
     if args.only:
         args.only += ["ours", "ours, float32", "ours, scale 1", "ours, float32, scale 1"]
     return args
@@ -168,6 +176,8 @@ def compare(args: argparse.Namespace) -> None:
             continue
         found, missing = contenders(args.folders, case, args.only)
         frames = read_frames(args, height, width, count)
+        if args.resident:
+            frames = frames.to(args.device)
         for multiplier in args.multipliers:
             save(args, "speed", take_turns(args, case, frames, multiplier, found, missing))
 
@@ -201,7 +211,8 @@ def take_turns(
     about = {
         "network": case.name, "height": case.height, "width": case.width, "frames": len(frames),
         "new": (len(frames) - 1) * (multiplier - 1), "multiplier": multiplier,
-        "device": case.device, "threads": torch.get_num_threads(),
+        "device": case.device + ", frames there" * args.resident,
+        "threads": torch.get_num_threads(),
     }  # fmt: skip
     print(headline(about), flush=True)
     rows = {}
@@ -254,7 +265,7 @@ def in_words(row: dict) -> str:
     if against and row["against"] != "ours":
         against += f" {row['against']}"
     first = f"first two {row['first']:.2f} s"
-    return f"{middle:9.1f} ms ({low:.1f} - {high:.1f}) a frame, {first}{against}"
+    return f"{middle:9.2f} ms ({low:.2f} - {high:.2f}) a frame, {first}{against}"
 
 
 def spread(values: list[float]) -> tuple[float, float, float]:
@@ -323,6 +334,8 @@ def memory_rows(args: argparse.Namespace, case: Case, count: int) -> dict[str, d
                 f"{row['peak'] / 1e6:9.0f} MB at the peak, {row['overhead'] / 1e6:7.0f} MB beside "
                 "what was loaded, the frames and the result"
             )
+            if "cuda_peak" in row:
+                words += f"; {row['cuda_peak'] / 1e6:7.0f} MB on the GPU beside what was loaded"
             print(f"  {name:28} {words}", flush=True)
     return rows
 
@@ -355,13 +368,17 @@ def peak_memory(args: argparse.Namespace, name: str) -> dict:
         return {"failed": missing[name]}
     frames = read_frames(args, height, width, count)
     gc.collect()
+    on_gpu = 0
+    if args.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        on_gpu = torch.cuda.memory_allocated()
     try:
         result, before, peak = watched(lambda: found[name].run(frames, args.multipliers[0]))
     except Unsupported as reason:
         return {"failed": str(reason)}
     row = {"before": before, "peak": peak, "overhead": peak - before - result.nbytes}
     if args.device == "cuda":
-        row["cuda_peak"] = torch.cuda.max_memory_allocated()
+        row["cuda_peak"] = torch.cuda.max_memory_allocated() - on_gpu
     return row
 
 

@@ -59,10 +59,6 @@ class Engine:
             self._unet = _Entry(self._fast.unet.down0.conv1[0], network.unet.inputs, width=width)
             self._fast.unet.join = tuple  # a Layer takes parts
 
-    def suits(self, scale: float) -> bool:
-        """Whether blocks at this scale see means of 2x2 pixels; else the network does it all."""
-        return all(s == scale or s / scale % 2 == 0 for s in self.network.scales)
-
     @torch.no_grad()
     def prepare(self, image: Tensor, *, refine: bool = False) -> Prepared:
         """As Network.prepare."""
@@ -107,7 +103,7 @@ class Engine:
         if not self.is_fused:
             frames = frame0.picked(), frame1.picked()
         options = {"scale": scale, "ensemble": ensemble, "refine": refine}
-        if not self.suits(scale):
+        if not suits(network, scale):
             return network.motion(*frames, timestep, **options)
         scales = [s / scale for s in network.scales]
         times = torch.as_tensor(timestep, dtype=torch.float32, device=frame0.seen.device)
@@ -145,6 +141,12 @@ class Engine:
             for frame, flow in zip(run.frames, run.flow.split(2, 1), strict=True)
         ]
         return at_least_float32(unet.body(*run.enter(self._unet, 1), *contexts)) * 2 - 1
+
+
+def suits(network: Network, scale: float) -> bool:
+    """Whether blocks see means of 2x2 pixels at this scale; else an engine leaves all to the
+    network."""
+    return all(s == scale or s / scale % 2 == 0 for s in network.scales)
 
 
 class _Entry:

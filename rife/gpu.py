@@ -16,7 +16,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .engine import Engine
+from .engine import Engine, suits
 from .memory import Job, is_out_of_memory
 from .network import Network, Prepared
 from .options import Options
@@ -352,14 +352,13 @@ def device_of(model: Network) -> Device | None:
 
 def engine_for(model: Network, size: Sequence[int], scale: float) -> Engine:
     """An engine for frames of this height and width: with the fused kernels, where they run."""
-    plain = Engine(model)
-    if size[0] * size[1] > MOST_PIXELS or not plain.suits(scale):
-        return plain
+    if size[0] * size[1] > MOST_PIXELS or not suits(model, scale):
+        return Engine(model)
     kind = model.version, model.dtype, model.device
     if kind not in _trusted:
-        _trusted[kind] = _makes_the_same(plain)
+        _trusted[kind] = _makes_the_same(Engine(model))
     if not _trusted[kind]:
-        return plain
+        return Engine(model)
     from .fused import FusedRun
 
     return Engine(model, FusedRun)

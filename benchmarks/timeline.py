@@ -1,0 +1,161 @@
+"""What a GPU does while it interpolates: whether copies lie under the computing.
+
+Interpolates a clip at 2x, records what the device did in the middle of the run, prints how long its
+parts were busy for a new frame, and draws it. Run from the repository's root, on a machine with a
+GPU:
+
+    python -m benchmarks.timeline --size 1920x1080 --seconds 1 --out timeline.png
+
+--trace FILE draws a recording that was kept (a Chrome trace, of torch.profiler).
+"""
+
+import argparse
+import copy
+import json
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from benchmarks.peers import NETWORKS
+from benchmarks.speed import machine, read_frames, sized
+from rife import interpolate
+
+#: What events are, by the profiler's words in their categories and names.
+LANES = {
+    "upload": ("gpu_memcpy", "HtoD"),
+    "compute": ("kernel", ""),
+    "download": ("gpu_memcpy", "DtoH"),
+    "copies on the device": ("gpu_memcpy", "DtoD"),
+}
+COLOURS = {
+    "upload": "#4477aa",
+    "compute": "#228833",
+    "download": "#ee6677",
+    "copies on the device": "#bbbbbb",
+}
+
+
+class Span(NamedTuple):
+    """Microseconds."""
+
+    start: float
+    stop: float
+
+
+def main() -> None:
+    args = parse_arguments()
+    if args.trace:
+        trace, frames = json.loads(args.trace.read_text()), args.frames
+    else:
+        trace, frames = recorded(args)
+        print({k: v for k, v in machine(args).items() if k in ("date", "gpu", "torch", "commit")})
+    found = lanes(trace["traceEvents"])
+    print(*in_words(found, frames), sep="\n")
+    if args.out:
+        draw(found, args.out)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument("--network", default="v4.25", choices=NETWORKS)
+    parser.add_argument("--size", default="1920x1080", metavar="SIZE")
+    parser.add_argument("--seconds", type=float, default=1, metavar="N", help="that are recorded")
+    parser.add_argument("--clip", type=Path, metavar="FILE", help="a video; default: bikes")
+    parser.add_argument("--start", type=int, metavar="N", help="its first frame; default: no cut")
+    parser.add_argument("--trace", type=Path, metavar="FILE", help="draw this, run nothing")
+    parser.add_argument("--frames", type=int, default=1, metavar="N", help="new ones in --trace")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="a picture")
+    parser.set_defaults(device="cuda")
+    return parser.parse_args()
+
+
+def recorded(args: argparse.Namespace) -> tuple[dict, int]:
+    """A Chrome trace of the middle of a run, and how many new frames it made meanwhile."""
+    height, width, _ = sized(args.size, None)
+    frames = read_frames(args, height, width, 16)
+    network = copy.deepcopy(NETWORKS[args.network]()).to("cuda", torch.float16)
+    began = time.perf_counter()
+    interpolate(network, frames, 2)
+    interpolate(network, frames, 2)
+    each = (time.perf_counter() - began) / 60
+    count = max(64, int(3 * args.seconds / each))
+    turning = frames[[min(i % 30, 30 - i % 30) for i in range(count)]]
+    profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
+    first, last = count // 2, min(count // 2 + int(args.seconds / each), 2 * count - 4)
+
+    def progress(done: int, *_: object) -> None:
+        if done == first:
+            profiler.start()
+        elif done == last:
+            torch.cuda.synchronize()
+            profiler.stop()
+
+    interpolate(network, turning, 2, progress=progress)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(file))
+        return json.loads(file.read_text()), (last - first) // 2
+
+
+def lanes(events: Iterable[dict]) -> dict[str, list[Span]]:
+    """By what they are, in time, from 0 on."""
+    found: dict[str, list[Span]] = {name: [] for name in LANES}
+    for event in events:
+        for name, (category, word) in LANES.items():
+            if event.get("cat") == category and word in event.get("name", ""):
+                found[name].append(Span(event["ts"], event["ts"] + event["dur"]))
+    start = min((span.start for spans in found.values() for span in spans), default=0)
+    return {
+        name: sorted(Span(a - start, b - start) for a, b in spans) for name, spans in found.items()
+    }
+
+
+def busy(spans: list[Span]) -> float:
+    """Microseconds in which at least one of them, in order, is at work."""
+    total, reached = 0.0, float("-inf")
+    for start, stop in spans:
+        total += max(0.0, stop - max(start, reached))
+        reached = max(reached, stop)
+    return total
+
+
+def in_words(found: dict[str, list[Span]], frames: int) -> list[str]:
+    whole = max((span.stop for spans in found.values() for span in spans), default=0)
+    share = {name: busy(spans) for name, spans in found.items()}
+    longest = max(share, key=share.__getitem__)
+    lines = [
+        f"{frames} new frames, {whole / 1000 / frames:.2f} ms each, {1e6 * frames / whole:.0f} /s"
+    ]
+    lines += [
+        f"  {name:20} {time_ / 1000 / frames:6.2f} ms a new frame, {time_ / whole:4.0%} of the time"
+        for name, time_ in share.items()
+    ]
+    return [*lines, f"the whole is {whole / share[longest]:.2f} times the longest, {longest}"]
+
+
+def draw(found: dict[str, list[Span]], file: Path) -> None:
+    """All of it, and below a hundredth."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    whole = max(span.stop for spans in found.values() for span in spans)
+    figure, both = plt.subplots(2, 1, figsize=(11, 5), layout="constrained")
+    for axes, (low, high) in zip(both, ((0, whole), (whole / 2, whole * 0.51)), strict=True):
+        for row, (name, spans) in enumerate(reversed(found.items())):
+            shown = [(a, b - a) for a, b in spans if b > low and a < high]
+            axes.broken_barh(shown, (row - 0.4, 0.8), color=COLOURS[name])
+        axes.set_yticks(range(len(found)), reversed(found))
+        axes.set_xlim(low, high)
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}")
+    both[1].set_xlabel("ms")
+    figure.savefig(file, dpi=100)
+
+
+if __name__ == "__main__":
+    main()
