@@ -410,10 +410,10 @@ def carried(dtype: torch.dtype, network: torch.dtype) -> torch.dtype:
 @contextmanager
 def best_convolutions() -> Iterator[None]:
     """Let cuDNN try its algorithms, of those that give the same bits each time, on the first call
-    of a size; after it, the settings are again what others chose."""
+    of a size; after it, the settings are again what others chose. Not AMD's, which takes minutes."""
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark, cudnn.deterministic
-    cudnn.benchmark, cudnn.deterministic = True, True
+    cudnn.benchmark, cudnn.deterministic = torch.version.hip is None, True
     try:
         yield
     finally:
