@@ -115,8 +115,15 @@ class Device:
             yield item
 
     def drain(self) -> None:
-        """Wait for everything."""
+        """Wait for everything, and give staging's memory back, which torch keeps otherwise."""
         torch.cuda.synchronize(self.device)
+        for owner, name in (
+            (torch.accelerator, "empty_host_cache"),
+            (torch._C, "_host_emptyCache"),
+        ):
+            if hasattr(owner, name):
+                getattr(owner, name)()
+                break
 
 
 class Replays:
@@ -356,7 +363,8 @@ def engine_for(model: Network, size: Sequence[int], scale: float) -> Engine:
         return Engine(model)
     kind = model.version, model.dtype, model.device
     if kind not in _trusted:
-        _trusted[kind] = _makes_the_same(Engine(model))
+        with torch.cuda.device_of(next(model.parameters())):  # Triton goes by the current one
+            _trusted[kind] = _makes_the_same(Engine(model))
     if not _trusted[kind]:
         return Engine(model)
     from .fused import FusedRun
