@@ -117,13 +117,10 @@ class Device:
     def drain(self) -> None:
         """Wait for everything, and give staging's memory back, which torch keeps otherwise."""
         torch.cuda.synchronize(self.device)
-        for owner, name in (
-            (torch.accelerator, "empty_host_cache"),
-            (torch._C, "_host_emptyCache"),
-        ):
-            if hasattr(owner, name):
-                getattr(owner, name)()
-                break
+        if hasattr(torch._C, "_host_emptyCache"):
+            torch._C._host_emptyCache()
+        elif hasattr(getattr(torch, "accelerator", None), "empty_host_cache"):
+            torch.accelerator.empty_host_cache()
 
 
 class Replays:
@@ -418,7 +415,7 @@ def carried(dtype: torch.dtype, network: torch.dtype) -> torch.dtype:
 @contextmanager
 def best_convolutions() -> Iterator[None]:
     """Let cuDNN try its algorithms, of those that give the same bits each time, on the first call
-    of a size; after it, the settings are again what others chose. Not AMD's, which takes minutes."""
+    of a size; after it, the settings are again what others chose. AMD's takes minutes for that."""
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark, cudnn.deterministic
     cudnn.benchmark, cudnn.deterministic = torch.version.hip is None, True
