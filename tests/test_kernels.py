@@ -82,7 +82,7 @@ def ring(channels, wide):
 INDICES = torch.tensor([2, 0], device=DEVICE), torch.tensor([1, 2], device=DEVICE)
 
 
-@pytest.mark.parametrize("scale", [1, 2, 4])
+@pytest.mark.parametrize("scale", [1, 4])
 @pytest.mark.parametrize(
     ("before", "channels", "wide", "parts"),
     [
@@ -226,7 +226,7 @@ def test_engines_with_and_without_kernels_make_the_same(name):
     "dtype", [pytest.param(torch.float32, marks=pytest.mark.slow), torch.uint8]
 )
 def test_kernels_read_slots_and_are_recorded(dtype):
-    network = seeded("v4.6").to(DEVICE)
+    network = seeded("v3.5").to(DEVICE)
     frames = seeded_images(32, 61, count=5).view(5, 3, 32, 61).permute(0, 2, 3, 1).contiguous()
     frames = (255 * frames).byte() if dtype == torch.uint8 else frames
     device = LateDevice(1) if DEVICE == "cpu" else gpu.Device(network.device)
