@@ -171,8 +171,8 @@ class Replays:
 class Card:
     """Makes frames between others, all of one size, on a `Device`.
 
-    engine: its network is on the device; if it is fused, it suits the options' scale. size, dtype:
-    of the frames, (height, width, channels). batch: frames of a call, at most.
+    engine: its network is on the device; if it is fused, it suits the options' scale. size: of the
+    frames, (height, width, channels). dtype: `carried`'s. batch: frames of a call, at most.
     """
 
     def __init__(
@@ -189,7 +189,7 @@ class Card:
         self._scale = options.scale_for(*size[:2])
         # The frames of one call, and as many again to upload meanwhile.
         slots = 2 * batch + 1
-        self._images = device.empty((slots, *size), carried(dtype, engine.network.dtype))
+        self._images = device.empty((slots, *size), dtype)
         self._prepared: Prepared | None = None
         self._held: list[Tensor | None] = [None] * slots
         self._read: list[Any] = [None] * slots  # the event after the last call that did
@@ -205,8 +205,8 @@ class Card:
     def make(self, jobs: Sequence[Job]) -> tuple[Tensor, Tensor | None]:
         """Queue the making of `batch` frames or fewer.
 
-        Returns the frames, (B, H, W, C) on the device, of `carried`'s dtype; and of networks that
-        may double their scales (B,), true where a frame is wrong because they would have done so.
+        Returns the frames, (B, H, W, C) on the device, of the dtype they lie in; and of networks
+        that may double their scales (B,), true where a frame is wrong, as they would have.
         """
         self._call += 1
         with best_convolutions():

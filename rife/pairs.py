@@ -225,7 +225,8 @@ class Pairs:
         """What makes such frames, (H, W, C), this way, or None."""
         if not self._device or way.model is not self.model or way.tiles or self.options.tta:
             return None
-        card, like = self._card, (tuple(frame.shape), frame.dtype)
+        dtype = gpu.carried(frame.dtype, way.model.dtype)  # also of a frame that was made so
+        card, like = self._card, (tuple(frame.shape), dtype)
         if card is None or (card.size, card.dtype) != like or card.batch < way.batch:
             self._drop_card()
             batch = max(way.batch, self.at_once(frame))

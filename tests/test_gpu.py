@@ -266,6 +266,19 @@ def test_nothing_is_left_after_a_run_however_it_ends(monkeypatch):
     assert [ref() for refs in made for ref in refs] == [None] * 4
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_frames_made_of_made_ones_take_the_same_slots(monkeypatch, dtype):
+    """Though these have other dtypes than the user's."""
+    cards, Card = [], gpu.Card
+    monkeypatch.setattr("rife.gpu.Card", lambda *args: cards.append(Card(*args)) or cards[-1])
+    model = network("halves").bfloat16()
+    frames = (255 * clip(5)).byte() if dtype == torch.uint8 else clip(5)
+    with late():
+        made = interpolate(model, frames, 4, **ALL)
+    assert made.dtype == dtype
+    assert len(cards) == 1
+
+
 def test_settings_of_cudnn_are_put_back():
     before = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
     with pytest.raises(KeyError), gpu.best_convolutions():
