@@ -211,10 +211,25 @@ V4 = [
 
 
 #: One of each row of VERSIONS: the others are the same networks under other names.
-ROWS = (
-    "4.0 4.2 4.5 4.6 4.7 4.10 4.12.lite 4.13 4.14.lite 4.15.lite 4.20 4.21 4.22.lite 4.25 "
-    "4.25.lite 4.25.heavy 4.26.heavy"
-).split()
+ROWS = [
+    "4.0",
+    "4.2",
+    "4.5",
+    "4.6",
+    "4.7",
+    "4.10",
+    "4.12.lite",
+    "4.13",
+    "4.14.lite",
+    "4.15.lite",
+    "4.20",
+    "4.21",
+    "4.22.lite",
+    "4.25",
+    "4.25.lite",
+    "4.25.heavy",
+    "4.26.heavy",
+]
 
 
 @pytest.mark.parametrize(
