@@ -24,18 +24,12 @@ from benchmarks.peers import NETWORKS
 from benchmarks.speed import machine, read_frames, sized
 from rife import interpolate
 
-#: What events are, by the profiler's words in their categories and names.
+#: What events are, by the profiler's words in their categories and names; and their colour.
 LANES = {
-    "upload": ("gpu_memcpy", "HtoD"),
-    "compute": ("kernel", ""),
-    "download": ("gpu_memcpy", "DtoH"),
-    "copies on the device": ("gpu_memcpy", "DtoD"),
-}
-COLOURS = {
-    "upload": "#4477aa",
-    "compute": "#228833",
-    "download": "#ee6677",
-    "copies on the device": "#bbbbbb",
+    "upload": ("gpu_memcpy", "HtoD", "#4477aa"),
+    "compute": ("kernel", "", "#228833"),
+    "download": ("gpu_memcpy", "DtoH", "#ee6677"),
+    "copies on the device": ("gpu_memcpy", "DtoD", "#bbbbbb"),
 }
 
 
@@ -105,7 +99,7 @@ def lanes(events: Iterable[dict]) -> dict[str, list[Span]]:
     """By what they are, in time, from 0 on."""
     found: dict[str, list[Span]] = {name: [] for name in LANES}
     for event in events:
-        for name, (category, word) in LANES.items():
+        for name, (category, word, _) in LANES.items():
             if event.get("cat") == category and word in event.get("name", ""):
                 found[name].append(Span(event["ts"], event["ts"] + event["dur"]))
     start = min((span.start for spans in found.values() for span in spans), default=0)
@@ -149,7 +143,7 @@ def draw(found: dict[str, list[Span]], file: Path) -> None:
     for axes, (low, high) in zip(both, ((0, whole), (whole / 2, whole * 0.51)), strict=True):
         for row, (name, spans) in enumerate(reversed(found.items())):
             shown = [(a, b - a) for a, b in spans if b > low and a < high]
-            axes.broken_barh(shown, (row - 0.4, 0.8), color=COLOURS[name])
+            axes.broken_barh(shown, (row - 0.4, 0.8), color=LANES[name][2])
         axes.set_yticks(range(len(found)), reversed(found))
         axes.set_xlim(low, high)
         axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}")

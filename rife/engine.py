@@ -48,14 +48,13 @@ class Engine:
         together = gathers or run.is_fused
         self._layout = torch.channels_last if together else torch.contiguous_format
         #: Channels that a frame is seen in, some of them zeros where a power of two is wanted.
-        self._width = 3 + features
+        self._width, width = 3 + features, None
         if run.is_fused:
-            self._width = 1 << (self._width - 1).bit_length()
+            self._width = width = 1 << (self._width - 1).bit_length()
         self._blocks = [
-            _Block(network, i, block, run, self._width) for i, block in enumerate(self._fast.blocks)
+            _Block(network, i, block, width) for i, block in enumerate(self._fast.blocks)
         ]
         if hasattr(network, "unet"):
-            width = self._width if run.is_fused else None
             self._unet = _Entry(self._fast.unet.down0.conv1[0], network.unet.inputs, width=width)
             self._fast.unet.join = tuple  # a Layer takes parts
 
@@ -214,18 +213,16 @@ class _Entry:
 class _Block:
     """A network's block on a `Run`."""
 
-    def __init__(
-        self, network: Network, index: int, fused: nn.Module, run: "type[Run]", width: int
-    ):
+    def __init__(self, network: Network, index: int, fused: nn.Module, width: int | None):
+        """width: as in _Entry, of a Run that is fused."""
         both = "ensemble" in network.options | network.built_in
-        width = width if run.is_fused else None
         self.entry = _Entry(fused.conv0[0][0], network.inputs, both, width)
         self.body, self.up, self.cell = fused.body, fused.up, 1
         if isinstance(getattr(fused, "lastconv", None), nn.Sequential):  # before a PixelShuffle(2)
             last = index + 1 == len(network.blocks)
             planes = 5 if last else 5 + network.inputs["handed"]
             fused.lastconv[0] = fused.lastconv[0].narrowed(4 * planes)
-            if run.is_fused:  # it reads planes as they are before
+            if width:  # planes are read as they are before
                 fused.lastconv[0] = fused.lastconv[0].widened(-(-4 * planes // 8) * 8)
                 fused.lastconv, self.cell = fused.lastconv[0], 2
 

@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .engine import Engine, suits
-from .memory import Job, is_out_of_memory
+from .memory import Job, first_line, is_out_of_memory
 from .network import Network, Prepared
 from .options import Options
 from .tiles import colours, pad
@@ -87,7 +87,7 @@ class Device:
                 return torch.empty(size, dtype=dtype, pin_memory=True)
             except RuntimeError as error:
                 self._pins = False
-                log.info("no pinned memory, so copies are slower (%s)", _first_line(error))
+                log.info("no pinned memory, so copies are slower (%s)", first_line(error))
         return torch.empty(size, dtype=dtype)
 
     def record(self, work: Callable[[], T]) -> tuple[T, Callable[[], None]]:
@@ -160,7 +160,7 @@ class Replays:
             self._records = False
             log.warning(
                 "the device's work can't be recorded as a graph, so frames take longer (%s)",
-                _first_line(error),
+                first_line(error),
             )
 
     def clear(self) -> None:
@@ -399,7 +399,7 @@ def _makes_the_same(plain: Engine) -> bool:
         if is_out_of_memory(error):
             raise
         level = logging.INFO if isinstance(error, ImportError) else logging.WARNING
-        log.log(level, "without the fused kernels frames take longer (%s)", _first_line(error))
+        log.log(level, "without the fused kernels frames take longer (%s)", first_line(error))
         return False
     return True
 
@@ -427,7 +427,3 @@ def best_convolutions() -> Iterator[None]:
 
 def _tensors(made: Sequence[Tensor | None]) -> list[Tensor]:
     return [x for x in made if x is not None]
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

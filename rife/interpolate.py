@@ -1,7 +1,7 @@
 """The loop: frames in, denser frames out, through any network.
 
 One way for all callers: `interpolate` (a batch), `clip.interpolate_file` (a stream) and the nodes
-all run `interpolate_stream`.
+all run `_stream`.
 """
 
 import logging

@@ -119,6 +119,20 @@ def _given(
 
 
 @triton.jit
+def _mine(height, width, BLOCK: tl.constexpr):
+    """What a program does: which of the batch, which pixels of height x width, counted, whether
+    there are such, and their rows and columns."""
+    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    return tl.program_id(1), pixel, pixel < height * width, pixel // width, pixel % width
+
+
+@triton.jit
+def _image(images, index, b, size):
+    """Where the b-th image that is meant begins, of `size` values each."""
+    return images + tl.load(index + b).to(tl.int64) * size
+
+
+@triton.jit
 def _pixels(image, y, x, inside, W, C: tl.constexpr, WIDE: tl.constexpr):
     """All channels, (BLOCK, WIDE), of an image of C at whole (y, x): in [0, 1], if of bytes."""
     c = tl.arange(0, WIDE)[None, :]
@@ -164,12 +178,9 @@ def _see(
     FIRST: tl.constexpr = SCALE // 2 - 1 if SCALE > 1 else 0  # of the pixels in a cell's middle
     MEAN: tl.constexpr = 1.0 / (POOL * POOL)
     height, width = H // SCALE, W // SCALE
-    b = tl.program_id(1)
-    cell = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = cell < height * width
-    i, j = cell // width, cell % width
-    frame0 = seen + tl.load(index0 + b).to(tl.int64) * H * W * WIDE
-    frame1 = seen + tl.load(index1 + b).to(tl.int64) * H * W * WIDE
+    b, cell, inside, i, j = _mine(height, width, BLOCK)
+    frame0 = _image(seen, index0, b, H * W * WIDE)
+    frame1 = _image(seen, index1, b, H * W * WIDE)
 
     warped0 = tl.zeros((BLOCK, WIDE), tl.float32)
     warped1 = tl.zeros((BLOCK, WIDE), tl.float32)
@@ -232,12 +243,9 @@ def _show(
     """The finished frame, (B, height, width, C): both images warped and blended, the residual,
     (B, 3, H, W), added. H, W: of the motion, which goes beyond the images on the right and below,
     where they repeat their border."""
-    b = tl.program_id(1)
-    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = pixel < height * width
-    y, x = pixel // width, pixel % width
-    image0 = images + tl.load(index0 + b).to(tl.int64) * height * width * C
-    image1 = images + tl.load(index1 + b).to(tl.int64) * height * width * C
+    b, pixel, inside, y, x = _mine(height, width, BLOCK)
+    image0 = _image(images, index0, b, height * width * C)
+    image1 = _image(images, index1, b, height * width * C)
     u0, v0, u1, v1 = _flow(raws, b, y, x, inside, H, W, FOUND)
     share = tl.sigmoid(_given(raws, b, y, x, 4, inside, H, W, FOUND, ADDS, 1))[:, None]
     frame = share * _sampled(image0, y + v0, x + u0, inside, height, width, C, WIDE)
@@ -264,10 +272,7 @@ def _spread(
     out, raws, H, W, ADDS: tl.constexpr, FOUND: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """Flow and mask before its sigmoid, (B, 5, H, W)."""
-    b = tl.program_id(1)
-    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = pixel < H * W
-    y, x = pixel // W, pixel % W
+    b, pixel, inside, y, x = _mine(H, W, BLOCK)
     u0, v0, u1, v1 = _flow(raws, b, y, x, inside, H, W, FOUND)
     at = out + b.to(tl.int64) * 5 * H * W + pixel
     tl.store(at, u0, mask=inside)

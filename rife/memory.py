@@ -178,6 +178,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
 
 
+def first_line(error: BaseException) -> str:
+    """Of its message, for the log."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def available_memory(device: torch.device) -> float:
     """Bytes that a run may take on `device`: all that is free, or half where others need it too."""
     backend = getattr(torch, device.type, None)

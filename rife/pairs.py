@@ -19,7 +19,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from . import gpu
 from .cancel import Cancel, Cancelled
 from .engine import Engine
-from .memory import Job, Ladder, Way, is_out_of_memory
+from .memory import Job, Ladder, Way, first_line, is_out_of_memory
 from .network import Motion, Network, Prepared
 from .options import Options
 from .tiles import colours, pad
@@ -177,7 +177,7 @@ class Pairs:
 
     def _bisect(
         self, first: Tensor, second: Tensor, timesteps: Sequence[Fraction]
-    ) -> "Iterator[_Made]":
+    ) -> Iterator[_Made]:
         (made,) = self._made([Job(first, second, HALF)], self._frames)
         left = [2 * t for t in timesteps if t < HALF]
         right = [2 * t - 1 for t in timesteps if t > HALF]
@@ -189,8 +189,8 @@ class Pairs:
             yield from self._bisect(made.image, second, right)
 
     def _made(
-        self, jobs: Sequence[Job], by: "Callable[[Way, Sequence[Job]], Iterable[_Made]]"
-    ) -> "Iterator[_Made]":
+        self, jobs: Sequence[Job], by: Callable[[Way, Sequence[Job]], Iterable[_Made]]
+    ) -> Iterator[_Made]:
         """Yield what is made of each job, the way memory allows."""
         left = list(jobs)
         while left:
@@ -201,7 +201,7 @@ class Pairs:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                reason = str(error).strip().partition("\n")[0] or type(error).__name__
+                reason = first_line(error)
             # Only here the error is gone, and with it all that its traceback holds.
             if made is None:
                 self._whole.clear()
@@ -211,7 +211,7 @@ class Pairs:
                 yield from made
                 del left[: way.batch]
 
-    def _frames(self, way: Way, jobs: Sequence[Job]) -> "Iterable[_Made]":
+    def _frames(self, way: Way, jobs: Sequence[Job]) -> Iterable[_Made]:
         """The new frames."""
         card = self._card_for(way, jobs[0].first)
         if card is None:
@@ -235,7 +235,7 @@ class Pairs:
             self._card = gpu.Card(engine, self.options, self._device, *like, batch)
         return self._card
 
-    def _taken(self, made: "_Made", like: Tensor) -> Callable[[], Tensor]:
+    def _taken(self, made: _Made, like: Tensor) -> Callable[[], Tensor]:
         """What waits for a frame, on the device of `like`."""
         if made.card is None:
             return lambda: _finish(made.image, like)
@@ -257,7 +257,7 @@ class Pairs:
         if self.cancel and self.cancel():
             raise Cancelled("interpolation was cancelled")
 
-    def _by(self, way: Way, jobs: Sequence[Job], look: _Look) -> "list[_Made]":
+    def _by(self, way: Way, jobs: Sequence[Job], look: _Look) -> list[_Made]:
         """What `look` gives of `jobs`; from tiles, on the device of the frames."""
         made = rearrange(self._called(way, jobs, look), "b c h w -> b h w c")
         return [_Made(*each) for each in zip(jobs, made, strict=True)]

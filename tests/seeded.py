@@ -44,3 +44,9 @@ def seeded_images(height: int, width: int, count: int = 2, batch: int = 1, seed:
         torch.from_numpy(small.astype(np.float32)), size=(height, width), mode="bicubic"
     )
     return images.clamp(0, 1).reshape(batch, 3 * count, height, width)
+
+
+def seeded_clip(count: int, height: int, width: int, seed: int = 1) -> Tensor:
+    """(count, height, width, 3) in [0, 1], no two frames the same."""
+    x = seeded_images(height, width, count=count, seed=seed)
+    return x.view(count, 3, height, width).permute(0, 2, 3, 1).contiguous()

@@ -16,7 +16,7 @@ from rife.options import Options
 from rife.pairs import Pairs
 from rife.tiles import pad
 
-from .seeded import seeded_images, seeded_state
+from .seeded import seeded_clip, seeded_state
 from .test_half_precision import pair, psnr, worst_tile
 
 pytestmark = pytest.mark.cuda
@@ -31,9 +31,8 @@ def network(row="v4.25 - v4.26", dtype=torch.float16):
     return made.to("cuda", dtype)
 
 
-def clip(count, height=96, width=150, seed=1):
-    x = seeded_images(height, width, count=count, seed=seed)
-    return x.view(count, 3, height, width).permute(0, 2, 3, 1).contiguous()
+def clip(count, height=96, width=150):
+    return seeded_clip(count, height, width)
 
 
 @pytest.fixture

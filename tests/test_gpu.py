@@ -25,7 +25,7 @@ from rife.options import Options
 from rife.timeline import Timeline
 
 from .late_device import LateDevice
-from .seeded import seeded_images, seeded_state
+from .seeded import seeded_clip, seeded_state
 from .test_engine import NETWORKS as ENGINES
 
 SMALL = (8, 8, 8, 8)
@@ -45,9 +45,7 @@ def network(name, gain=0.5):
 
 
 def clip(count, height=40, width=70, seed=1):
-    """(count, height, width, 3), no two frames the same."""
-    x = seeded_images(height, width, count=count, seed=seed)
-    return x.view(count, 3, height, width).permute(0, 2, 3, 1).contiguous()
+    return seeded_clip(count, height, width, seed)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from rife.options import Options
 from rife.warp import resize, warp
 
 from .late_device import LateDevice
-from .seeded import seeded_images
+from .seeded import seeded_clip, seeded_images
 from .test_engine import NETWORKS, seeded, settings
 
 ROOT = Path(__file__).parents[1]
@@ -227,7 +227,7 @@ def test_engines_with_and_without_kernels_make_the_same(name):
 )
 def test_kernels_read_slots_and_are_recorded(dtype):
     network = seeded("v3.5").to(DEVICE)
-    frames = seeded_images(32, 61, count=5).view(5, 3, 32, 61).permute(0, 2, 3, 1).contiguous()
+    frames = seeded_clip(5, 32, 61)
     frames = (255 * frames).byte() if dtype == torch.uint8 else frames
     device = LateDevice(1) if DEVICE == "cpu" else gpu.Device(network.device)
     card = gpu.Card(Engine(network, FusedRun), Options(), device, (32, 61, 3), dtype, batch=1)
