@@ -15,7 +15,8 @@ from . import comfy_host as host
 from . import rife
 from .rife.zoo import DEFAULT
 
-RIFEModel = io.Custom("RIFE_MODEL")
+# Core's type, so that its nodes take our models and ours take its.
+RIFEModel = io.Custom("INTERP_MODEL")
 RIFEFlow = io.Custom("RIFE_FLOW")
 CATEGORY = "video/RIFE"
 

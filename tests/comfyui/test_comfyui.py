@@ -87,7 +87,7 @@ def test_the_nodes_are_listed_with_their_inputs_in_order(comfy: ComfyUI) -> None
     interpolate = comfy.get("/object_info/RIFEFrameInterpolate")["RIFEFrameInterpolate"]
     assert loader["display_name"] == "Load RIFE Model"
     assert loader["input_order"] == {"required": ["model_name"], "optional": ["precision"]}
-    assert loader["output"] == ["RIFE_MODEL"]
+    assert loader["output"] == ["INTERP_MODEL"]
     assert interpolate["display_name"] == "RIFE Frame Interpolate"
     assert interpolate["input_order"]["required"] == ["model", "images", "multiplier"]
     assert interpolate["output"] == ["IMAGE", "FLOAT", "INT"]
