@@ -8,7 +8,9 @@ the CPU waits where it needs a finished frame, while the next are being made.
 """
 
 import logging
+from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -33,6 +35,8 @@ MOST_PIXELS = 2**25
 MOST_APART = 0.01
 #: Calls before the one that is recorded: cuDNN and Triton choose and compile in them.
 WARM_UP = 2
+#: Frames that are looked at beforehand: enough for a call, in bytes or as views of a batch.
+LOOK_AHEAD = 8
 
 
 class Device:
@@ -102,16 +106,17 @@ class Device:
         return made, graph.replay
 
     def aside(self, items: Iterator[T]) -> Iterator[T]:
-        """`items`, whose look at frames on the device then waits for itself alone, and not for all
-        that is queued."""
+        """`items`, found by a thread of its own; its look at frames on the device then waits for
+        itself alone, and not for all that is queued."""
         stream = torch.cuda.Stream(self.device)
         stream.wait_stream(self.compute)
-        while True:
+
+        def following() -> T | None:
             with torch.cuda.stream(stream):
-                item = next(items, None)
+                return next(items, None)
+
+        for item in found_ahead(following):
             self.compute.wait_stream(stream)
-            if item is None:
-                return
             yield item
 
     def drain(self) -> None:
@@ -347,6 +352,19 @@ class Card:
         self._images = self._slot = torch.empty(0)
         self._orders.clear()
         self._held.clear()
+
+
+def found_ahead(following: Callable[[], T | None]) -> Iterator[T]:
+    """What `following` returns, call for call, up to the first None: called in another thread, some
+    calls ahead."""
+    with ThreadPoolExecutor(1, "frames") as thread:
+        coming = deque(thread.submit(following) for _ in range(LOOK_AHEAD))
+        try:
+            while (item := coming.popleft().result()) is not None:
+                coming.append(thread.submit(following))
+                yield item
+        finally:
+            thread.shutdown(wait=False, cancel_futures=True)
 
 
 def device_of(model: Network) -> Device | None:

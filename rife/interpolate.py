@@ -117,8 +117,8 @@ def _stream(
     begun: deque[tuple[Sequence[_Step], Iterator[Tensor]]] = deque()
     with freed_memory_kept() if model.device.type == "cpu" else nullcontext():
         try:
-            groups = run.together(timeline.steps(_keys(frames, timeline, options)))
-            for steps in run.pairs.aside(groups):
+            each = map(_step, timeline.steps(_keys(frames, timeline, options)))
+            for steps in run.together(run.pairs.aside(each)):
                 begun.append((steps, run.begin(steps)))
                 if len(begun) > run.pairs.ahead:
                     yield from run.images(*begun.popleft())
@@ -193,6 +193,14 @@ def _placed(
         yield follows, timeline.place(before.index + 1, end), not timeline.loop
 
 
+def _step(found: tuple[_Key, _Key, Sequence[Fraction]]) -> _Step:
+    first, second, timesteps = found
+    inner = [t for t in timesteps if 0 < t < 1]
+    same_shot = first.shot == second.shot
+    moves = bool(inner) and same_shot and not _same(first.image, second.image)
+    return _Step(first, second, timesteps, inner, moves)
+
+
 class _Run:
     """What is shown between two frames: themselves, what a network makes of them, or a cut."""
 
@@ -200,18 +208,13 @@ class _Run:
         self.options, self.cancel = options, cancel
         self.pairs = Pairs(model, options, cancel)
 
-    def together(
-        self, steps: Iterable[tuple[_Key, _Key, Sequence[Fraction]]]
-    ) -> Iterator[list[_Step]]:
+    def together(self, steps: Iterable[_Step]) -> Iterator[list[_Step]]:
         """`steps`, in such groups that the network's calls make good use of the device."""
         group: list[_Step] = []
-        for first, second, timesteps in steps:
-            inner = [t for t in timesteps if 0 < t < 1]
-            same_shot = first.shot == second.shot
-            moves = bool(inner) and same_shot and not _same(first.image, second.image)
-            group.append(_Step(first, second, timesteps, inner, moves))
+        for step in steps:
+            group.append(step)
             runs = sum(len(step.inner) for step in group if step.moves)
-            most = self.pairs.at_once(first.image) if runs else 0
+            most = self.pairs.at_once(step.first.image) if runs else 0
             if runs >= most or len(group) >= most:
                 yield group
                 group = []

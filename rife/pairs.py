@@ -84,7 +84,8 @@ class Pairs:
         return 1 if self._device else 0
 
     def aside(self, items: Iterator[T]) -> Iterator[T]:
-        """`items`; to be used for what looks at frames before they come here."""
+        """`items`, found beside what else is done where the device allows it; to be used for what
+        looks at frames before they come here."""
         return self._device.aside(items) if self._device else items
 
     def close(self) -> None:

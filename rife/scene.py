@@ -9,8 +9,10 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
 T = TypeVar("T")
@@ -51,7 +53,7 @@ def thumbnail(image: Tensor) -> Tensor:
     height, width, channels = image.shape
     # Two samples each way for a pixel of the thumbnail: all those of 1080p take ten times as long.
     step = max(1, max(height, width) // (2 * SIDE))
-    x = image[::step, ::step, : min(3, channels)].permute(2, 0, 1).contiguous().float()
+    x = image.detach()[::step, ::step, : min(3, channels)].permute(2, 0, 1).contiguous().float()
     shrink = min(1, SIDE / max(height, width))
     x = F.adaptive_avg_pool2d(x, [max(1, round(side * shrink)) for side in (height, width)])
     x = x / 255 if image.dtype == torch.uint8 else x.clamp(0, 1)
@@ -90,7 +92,7 @@ class CutDetector:
             lost = min([lost, *(_lost(older, other) for _, older in list(self._seen)[:-2])])
         change = other.colours - one.colours
         # A flash makes everything brighter; a cut makes some things darker too.
-        both_ways = min(change.clamp(min=0).mean().item(), (-change).clamp(min=0).mean().item())
+        both_ways = float(min(change.clip(min=0).mean(), (-change).clip(min=0).mean()))
         score = lost - CALM * self._unrest + COLOUR * min(both_ways, COLOUR_MOST)
         self._unrest = KEPT * self._unrest + (1 - KEPT) * lost
         return score
@@ -102,22 +104,25 @@ class CutDetector:
 
 
 class _Look(NamedTuple):
-    """A frame as it is compared: its pieces, (values, positions), each with mean 0 and length 1;
+    """A frame as it is compared: its pieces, (positions, values), each with mean 0 and length 1;
     their weights, by how much texture they have; and its colours, (3, 6, 8)."""
 
-    pieces: Tensor
-    weights: Tensor
-    colours: Tensor
+    pieces: np.ndarray
+    weights: np.ndarray
+    colours: np.ndarray
 
 
 def _look(frame: Tensor) -> _Look:
-    pieces = F.unfold(F.adaptive_avg_pool2d(frame, GRID)[None], WINDOW)[0].unflatten(0, (3, -1))
-    unclipped = (pieces < WHITE).float().mean((0, 1))
-    pieces = (pieces - pieces.mean(1, keepdim=True)).flatten(0, 1)
-    energy = pieces.square().mean(0)
-    pieces = pieces / (len(pieces) * (energy + NOISE**2)).sqrt()
+    """In numpy: for arrays this small, torch takes longest to wake its threads."""
+    grid = F.adaptive_avg_pool2d(frame, GRID).numpy()
+    pieces = sliding_window_view(grid, (WINDOW, WINDOW), (1, 2)).transpose(1, 2, 0, 3, 4)
+    pieces = pieces.reshape(-1, 3, WINDOW**2)
+    unclipped = (pieces < WHITE).mean((1, 2), dtype=np.float32)
+    pieces = (pieces - pieces.mean(2, keepdims=True)).reshape(len(pieces), -1)
+    energy = np.einsum("pv,pv->p", pieces, pieces) / pieces.shape[1]
+    pieces /= np.sqrt(pieces.shape[1] * (energy + NOISE**2))[:, None]
     weights = unclipped * energy / (energy + FLAT**2)
-    return _Look(pieces, weights, F.adaptive_avg_pool2d(frame, (6, 8)))
+    return _Look(pieces, weights, F.adaptive_avg_pool2d(frame, (6, 8)).numpy())
 
 
 def _lost(one: _Look, other: _Look) -> float:
@@ -126,21 +131,20 @@ def _lost(one: _Look, other: _Look) -> float:
 
 
 def _lost_from(one: _Look, other: _Look) -> float:
-    picked, far = _positions()
+    picked, near = _positions()
     weights = one.weights[picked]
-    likeness = (one.pieces[:, picked].T @ other.pieces).masked_fill(far, 0).amax(1)
-    lost = weights @ (1 - likeness.clamp(0, 1))
-    return (lost / (weights.sum() + DOUBT * len(weights))).item()
+    likeness = (one.pieces[picked] @ other.pieces.T * near).max(1)
+    lost = weights @ (1 - likeness.clip(0, 1))
+    return float(lost / (weights.sum() + DOUBT * len(weights)))
 
 
 @lru_cache
-def _positions() -> tuple[Tensor, Tensor]:
-    """Which positions' pieces are looked for, and (piece, position) where not."""
-    rows, columns = (torch.arange(side - WINDOW + 1) for side in GRID)
-    place = torch.cartesian_prod(rows, columns)
-    picked = (place % STRIDE == 0).all(1).nonzero()[:, 0]
-    far = ((place[picked, None] - place).abs() > torch.tensor(REACH)).any(2)
-    return picked, far
+def _positions() -> tuple[np.ndarray, np.ndarray]:
+    """Which positions' pieces are looked for, and (piece, position) where."""
+    place = np.indices([side - WINDOW + 1 for side in GRID]).reshape(2, -1).T
+    picked = (place % STRIDE == 0).all(1).nonzero()[0]
+    near = (abs(place[picked, None] - place) <= REACH).all(2)
+    return picked, near.astype(np.float32)
 
 
 def is_duplicate(a: Tensor, b: Tensor) -> bool:

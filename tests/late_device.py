@@ -8,6 +8,8 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from rife.gpu import found_ahead
+
 #: What makes the CPU wait for the device.
 WAITS = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero")
 
@@ -92,7 +94,7 @@ class LateDevice:
         return made, replay
 
     def aside(self, items):
-        return items
+        return found_ahead(lambda: next(items, None))
 
     def drain(self):
         while self._step():

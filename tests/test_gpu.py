@@ -277,6 +277,28 @@ def test_frames_made_of_made_ones_take_the_same_slots(monkeypatch, dtype):
     assert len(cards) == 1
 
 
+def test_frames_are_looked_at_ahead_in_order_and_no_further_than_needed():
+    asked = iter(range(100))
+    ahead = gpu.found_ahead(lambda: next(asked))
+    assert [next(ahead) for _ in range(5)] == [0, 1, 2, 3, 4]
+    ahead.close()
+    assert next(asked) <= 5 + gpu.LOOK_AHEAD + 1
+    few = iter([1, 2])
+    assert list(gpu.found_ahead(lambda: next(few, None))) == [1, 2]
+
+
+def test_what_fails_while_looking_ahead_is_raised_in_its_turn():
+    def frames():
+        yield 1
+        raise ValueError("this frame is broken")
+
+    items = frames()
+    ahead = gpu.found_ahead(lambda: next(items, None))
+    assert next(ahead) == 1
+    with pytest.raises(ValueError, match="broken"):
+        next(ahead)
+
+
 def test_settings_of_cudnn_are_put_back():
     before = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
     with pytest.raises(KeyError), gpu.best_convolutions():
