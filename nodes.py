@@ -19,12 +19,11 @@ from .rife.zoo import DEFAULT
 RIFEModel = io.Custom("INTERP_MODEL")
 RIFEFlow = io.Custom("RIFE_FLOW")
 CATEGORY = "video/RIFE"
-#: What people type who don't know a node's name; in their own languages, too, where the translated
-#: name (locales/) doesn't hold the word.
+#: What people type who want smoother or slower video, in their languages. The interpolating nodes
+#: only: of nodes with the same words, ComfyUI shows those with shorter names first.
 ALIASES = [
     *("rife", "vfi", "interpolation", "frame interpolation", "interpolate frames", "tween"),
-    *("fps", "frame rate", "increase fps", "smooth video", "slow motion", "flownet"),
-    *("optical flow", "motion vectors"),
+    *("fps", "frame rate", "increase fps", "smooth video", "slow motion"),
     *("补帧", "插帧", "帧率", "慢动作", "流畅", "補幀", "插幀", "影格率", "慢動作"),
     *("フレーム補間", "中割り", "スローモーション", "なめらか"),
     *("프레임 보간", "프레임 레이트", "슬로우 모션", "부드럽게"),
@@ -68,7 +67,7 @@ class LoadRIFEModel(io.ComfyNode):
                     tooltip="For the other RIFE nodes.",
                 )
             ],
-            **host.known(io.Schema, search_aliases=ALIASES),
+            **host.known(io.Schema, search_aliases=["flownet"]),
         )
 
     @classmethod
@@ -440,7 +439,7 @@ class RIFEOpticalFlow(io.ComfyNode):
                     "frame lies in the first frame (x, y) and in the second (x, y).",
                 ),
             ],
-            **host.known(io.Schema, search_aliases=ALIASES),
+            **host.known(io.Schema, search_aliases=["motion vectors", "flow map"]),
         )
 
     @classmethod
