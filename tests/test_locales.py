@@ -17,8 +17,8 @@ ALIKE = {
 #: What a tooltip must keep as it is: figures, versions, folders, names, and options of combos,
 #: which the frontend shows untranslated.
 KEPT = re.compile(
-    r"\bv?\d+(?:\.\d+)*\w*|\b\w+/\w+|\bRIFE\b|\bCogVideoX\b|\bWan\b|\bNTSC\b|\bVideo Combine\b"
-    r"|\bComfyUI(?:-Frame-Interpolation)?\b|\bb?float\d\d\b|\b(?:auto|hold|blend|ignore)\b(?=[: ])"
+    r"\b\w*\d+(?:\.\d+)*\w*|\b\w+/\w+|\bRIFE\b|\bCogVideoX\b|\bWan\b|\bNTSC\b|\bVideo Combine\b"
+    r"|\bComfyUI(?:-Frame-Interpolation)?\b|\b(?:auto|hold|blend|ignore)\b(?=[: ])"
 )
 
 
