@@ -19,6 +19,19 @@ from .rife.zoo import DEFAULT
 RIFEModel = io.Custom("INTERP_MODEL")
 RIFEFlow = io.Custom("RIFE_FLOW")
 CATEGORY = "video/RIFE"
+#: What people type who want smoother or slower video, in their languages. The interpolating nodes
+#: only: of nodes with the same words, ComfyUI shows those with shorter names first.
+ALIASES = [
+    *("rife", "vfi", "interpolation", "frame interpolation", "interpolate frames", "tween"),
+    *("fps", "frame rate", "increase fps", "smooth video", "slow motion"),
+    *("补帧", "插帧", "帧率", "慢动作", "流畅", "補幀", "插幀", "影格率", "慢動作"),
+    *("フレーム補間", "中割り", "スローモーション", "なめらか"),
+    *("프레임 보간", "프레임 레이트", "슬로우 모션", "부드럽게"),
+    *("Zwischenbilder", "Zeitlupe", "Bildrate", "fluidité", "ralenti", "images par seconde"),
+    *("cámara lenta", "fluidez", "câmera lenta", "quadros por segundo"),
+    *("плавность", "замедление", "частота кадров", "ağır çekim", "akıcı"),
+    *("حركة بطيئة", "معدل الإطارات", "حرکت آهسته", "نرخ فریم"),
+]
 
 
 class LoadRIFEModel(io.ComfyNode):
@@ -48,11 +61,13 @@ class LoadRIFEModel(io.ComfyNode):
                     "and bfloat16 are faster and smaller on most GPUs; float32 is exact.",
                 ),
             ],
-            outputs=[RIFEModel.Output(display_name="model")],
-            **host.known(
-                io.Schema,
-                search_aliases=["rife", "frame interpolation model", "vfi model", "flownet"],
-            ),
+            outputs=[
+                RIFEModel.Output(
+                    display_name="model",
+                    tooltip="For the other RIFE nodes.",
+                )
+            ],
+            **host.known(io.Schema, search_aliases=["flownet"]),
         )
 
     @classmethod
@@ -212,26 +227,18 @@ class RIFEFrameInterpolate(io.ComfyNode):
                 *_settings(),
             ],
             outputs=[
-                io.Image.Output(display_name="images"),
+                io.Image.Output(
+                    display_name="images",
+                    tooltip="The frames at the new rate, in order.",
+                ),
                 io.Float.Output(
                     display_name="fps",
                     tooltip="For Create Video or Video Combine: keeps the speed. For slow motion, "
                     "use a lower one there.",
                 ),
-                io.Int.Output(display_name="frame_count"),
+                io.Int.Output(display_name="frame_count", tooltip="How many frames there are now."),
             ],
-            **host.known(
-                io.Schema,
-                search_aliases=[
-                    "rife",
-                    "frame interpolation",
-                    "interpolate frames",
-                    "slow motion",
-                    "smooth video",
-                    "increase fps",
-                    "vfi",
-                ],
-            ),
+            **host.known(io.Schema, search_aliases=ALIASES),
         )
 
     @classmethod
@@ -323,17 +330,10 @@ class RIFEVideoInterpolate(io.ComfyNode):
                     **host.known(io.Int.Input, advanced=True),
                 ),
             ],
-            outputs=[io.Video.Output(display_name="video")],
-            **host.known(
-                io.Schema,
-                search_aliases=[
-                    "rife",
-                    "video interpolation",
-                    "slow motion",
-                    "smooth video",
-                    "fps",
-                ],
-            ),
+            outputs=[
+                io.Video.Output(display_name="video", tooltip="The new video, for Save Video.")
+            ],
+            **host.known(io.Schema, search_aliases=ALIASES),
         )
 
     @classmethod
@@ -439,9 +439,7 @@ class RIFEOpticalFlow(io.ComfyNode):
                     "frame lies in the first frame (x, y) and in the second (x, y).",
                 ),
             ],
-            **host.known(
-                io.Schema, search_aliases=["rife", "optical flow", "motion vectors", "flow map"]
-            ),
+            **host.known(io.Schema, search_aliases=["motion vectors", "flow map"]),
         )
 
     @classmethod

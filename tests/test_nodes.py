@@ -138,9 +138,10 @@ def test_ids_and_inputs_are_those_saved_in_workflows(pack: SimpleNamespace) -> N
     }
 
 
-def test_every_input_has_a_tooltip(pack: SimpleNamespace) -> None:
+def test_every_input_and_output_has_a_tooltip(pack: SimpleNamespace) -> None:
     for node in pack.nodes.values():
-        assert all(entry.tooltip for entry in node.define_schema().inputs)
+        schema = node.define_schema()
+        assert all(entry.tooltip for entry in (*schema.inputs, *schema.outputs))
 
 
 def test_loading_the_pack_takes_no_top_level_name_and_leaves_the_path_alone() -> None:

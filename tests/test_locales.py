@@ -1,0 +1,127 @@
+"""The nodes' names, tooltips and help pages in the languages of ComfyUI's interface."""
+
+import json
+import re
+from types import SimpleNamespace
+
+import pytest
+
+from .test_nodes import PACK, pack  # noqa: F401  (a fixture)
+
+LANGUAGES = ("ar", "es", "fa", "fr", "ja", "ko", "pt-BR", "ru", "tr", "zh", "zh-TW")
+DOCS = PACK / "web" / "docs"
+#: Names that are the same in the language, or that nobody translates.
+ALIKE = {
+    *("CRF", "TTA", "codec", "ensemble", "format", "fps", "images", "model", "video"),
+}
+#: What a tooltip must keep as it is: figures, versions, folders, names, and options of combos,
+#: which the frontend shows untranslated.
+KEPT = re.compile(
+    r"\b\w*\d+(?:\.\d+)*\w*|\b\w+/\w+|\bRIFE\b|\bCogVideoX\b|\bWan\b|\bNTSC\b|\bVideo Combine\b"
+    r"|\bComfyUI(?:-Frame-Interpolation)?\b|\b(?:auto|hold|blend|ignore)\b(?=[: ])"
+)
+
+
+@pytest.fixture
+def schemas(pack: SimpleNamespace) -> dict[str, dict]:  # noqa: F811
+    """By node, what a nodeDefs.json may translate, in English."""
+    found = {}
+    for node_id, node in pack.nodes.items():
+        schema = node.define_schema()
+        found[node_id] = {
+            "display_name": schema.display_name,
+            "description": schema.description,
+            "inputs": {i.id: {"name": i.id, "tooltip": i.tooltip} for i in schema.inputs},
+            "outputs": {
+                str(i): {"name": o.display_name, "tooltip": o.tooltip}
+                for i, o in enumerate(schema.outputs)
+            },
+        }
+    return found
+
+
+def translated(language: str) -> dict:
+    return json.loads((PACK / "locales" / language / "nodeDefs.json").read_text("utf-8"))
+
+
+def texts(tree: dict, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
+    """The leaves of a nodeDefs.json, by the keys that lead to each."""
+    leaves = {}
+    for key, value in tree.items():
+        inner = {(*path, key): value} if isinstance(value, str) else texts(value, (*path, key))
+        leaves.update(inner)
+    return leaves
+
+
+def test_there_is_a_file_for_every_language_and_nothing_else() -> None:
+    files = {f.relative_to(PACK / "locales").as_posix() for f in PACK.glob("locales/**/*.*")}
+    assert files == {f"{language}/nodeDefs.json" for language in LANGUAGES}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_text_is_translated_and_no_other(schemas: dict, language: str) -> None:
+    english, ours = texts(schemas), texts(translated(language))
+    assert ours.keys() == english.keys()
+    for path, text in ours.items():
+        assert text.strip() == text != "", path
+        assert text != english[path] or text in ALIKE, f"{path} is still English"
+        assert not set(text) & set("{}@|"), f"{path}: vue-i18n reads {{}}@| as its own"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_figures_options_and_names_are_kept(schemas: dict, language: str) -> None:
+    ours = texts(translated(language))
+    for path, text in texts(schemas).items():
+        if path[-1] == "name":
+            continue
+        missing = {word for word in KEPT.findall(text) if word not in ours[path]}
+        assert not missing, f"{path}: {ours[path]}"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_same_text_is_translated_the_same(schemas: dict, language: str) -> None:
+    ours = texts(translated(language))
+    seen: dict[tuple[str, str], str] = {}
+    for path, text in texts(schemas).items():
+        assert seen.setdefault((path[-1], text), ours[path]) == ours[path], path
+
+
+def pages(node_id: str) -> dict[str, str]:
+    """The frontend asks for NODE_ID/LANGUAGE.md, then for NODE_ID.md, which is English."""
+    return {
+        "en": (DOCS / f"{node_id}.md").read_text("utf-8"),
+        "zh": (DOCS / node_id / "zh.md").read_text("utf-8"),
+    }
+
+
+def test_help_describes_every_input_and_output(schemas: dict) -> None:
+    chinese = translated("zh")
+    for node_id, node in schemas.items():
+        for language, page in pages(node_id).items():
+            items = re.findall(r"^- ([^(:（：]*[^(:（：\s])", page, re.MULTILINE)
+            title = page.splitlines()[0]
+            assert title == "# " + (node if language == "en" else chinese[node_id])["display_name"]
+            for kind in ("inputs", "outputs"):
+                for key, entry in node[kind].items():
+                    name = f"`{entry['name']}`"
+                    if language == "zh":
+                        name = f"{chinese[node_id][kind][key]['name']} {name}"
+                    assert name in items, f"{language} page of {node_id}"
+
+
+def test_help_has_its_pictures_and_no_others(schemas: dict) -> None:
+    shown = set()
+    for node_id in schemas:
+        by_language = [
+            re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page) for page in pages(node_id).values()
+        ]
+        assert by_language[0] == by_language[1]
+        shown.update(by_language[0])
+    assert shown == {f"pictures/{file.name}" for file in (DOCS / "pictures").iterdir()}
+
+
+def test_help_is_small() -> None:
+    sizes = {file: file.stat().st_size for file in (PACK / "web").rglob("*") if file.is_file()}
+    assert max(sizes.values()) <= 60_000
+    assert sum(sizes.values()) <= 600_000
+    assert {file.suffix for file in sizes} == {".md", ".webp"}
