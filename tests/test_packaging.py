@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import rife
+from rife.doctor import PACKAGES
 
 from . import archive
 from .test_nodes import load_pack
@@ -33,6 +34,8 @@ def test_requirements_and_pyproject_name_the_same_packages(pyproject: dict) -> N
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     named = pyproject["project"]["dependencies"]
     assert named == [line for line in lines if not line.startswith("#")]
+    names = {re.match(r"[\w-]+", requirement)[0] for requirement in named}
+    assert names == {"torch", "av", *PACKAGES}
 
 
 def test_there_is_one_version(pyproject: dict) -> None:
@@ -59,13 +62,13 @@ def test_the_archive_has_what_runs_and_nothing_else(in_git: None) -> None:
     files = archive.files()
     parts = {file.partition("/")[0] for file in files}
     needed = {
-        *("__init__.py", "nodes.py", "comfy_host.py", "rife"),
+        *("__init__.py", "__main__.py", "nodes.py", "comfy_host.py", "rife"),
         *("pyproject.toml", "requirements.txt", "README.md", "CHANGELOG.md", "LICENSE"),
     }
     assert needed <= parts
     assert parts - needed <= {"example_workflows", "locales", "subgraphs", "web"}
     code = {file for file in files if file.endswith(".py") and not file.startswith("rife/")}
-    assert code == {"__init__.py", "nodes.py", "comfy_host.py"}
+    assert code == {"__init__.py", "__main__.py", "nodes.py", "comfy_host.py"}
     assert {file for file in files if file.startswith("rife/")} == {
         f"rife/{file.name}" for file in (ROOT / "rife").glob("*.py")
     }
