@@ -1,6 +1,7 @@
 """The archive that the Comfy registry serves, made by its rule: what git tracks, less what
 .comfyignore names in gitignore's patterns (`comfy node pack`)."""
 
+import io
 import subprocess
 import zipfile
 from pathlib import Path
@@ -20,17 +21,17 @@ def _tracked(*options: str) -> set[str]:
     return {line for line in listed.splitlines() if (ROOT / line).is_file()}
 
 
-def build(path: Path) -> Path:
-    """Write it to `path`."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+def build() -> bytes:
+    """The zip file."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in files():
             archive.write(ROOT / file, file)
-    return path
+    return content.getvalue()
 
 
 def install(folder: Path) -> Path:
     """Unpack it, as ComfyUI-Manager and comfy-cli do, into `folder`."""
-    folder.mkdir(parents=True)
-    with zipfile.ZipFile(build(folder.with_suffix(".zip"))) as archive:
+    with zipfile.ZipFile(io.BytesIO(build())) as archive:
         archive.extractall(folder)
     return folder

@@ -55,15 +55,28 @@ class Run:
         return {node for data in self.of("execution_cached") for node in data["nodes"]}
 
 
-class ComfyUI:
-    """A running ComfyUI server, its websocket open."""
+def link(custom_nodes: Path) -> None:
+    """Install this checkout."""
+    (custom_nodes / "comfyui-rife").symlink_to(PACK)
 
-    def __init__(self, directory: Path, python: str, base: Path, hub: Server) -> None:
+
+class ComfyUI:
+    """A running ComfyUI server, its websocket open; `install` is given its custom_nodes."""
+
+    def __init__(
+        self,
+        directory: Path,
+        python: str,
+        base: Path,
+        hub: Server,
+        install: Callable[[Path], object] = link,
+    ) -> None:
+        self.directory, self.python = directory, python
         self.base = base
         self.hub = hub
         for name in ("input", "models/rife", "models/frame_interpolation", "user", OTHER_PACK):
             (base / name).mkdir(parents=True)
-        (base / "custom_nodes" / "comfyui-rife").symlink_to(PACK)
+        install(base / "custom_nodes")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
