@@ -55,28 +55,15 @@ class Run:
         return {node for data in self.of("execution_cached") for node in data["nodes"]}
 
 
-def link(custom_nodes: Path) -> None:
-    """Install this checkout."""
-    (custom_nodes / "comfyui-rife").symlink_to(PACK)
-
-
 class ComfyUI:
-    """A running ComfyUI server, its websocket open; `install` is given its custom_nodes."""
+    """A running ComfyUI server, its websocket open."""
 
-    def __init__(
-        self,
-        directory: Path,
-        python: str,
-        base: Path,
-        hub: Server,
-        install: Callable[[Path], object] = link,
-    ) -> None:
-        self.directory, self.python = directory, python
+    def __init__(self, directory: Path, python: str, base: Path, hub: Server) -> None:
         self.base = base
         self.hub = hub
         for name in ("input", "models/rife", "models/frame_interpolation", "user", OTHER_PACK):
             (base / name).mkdir(parents=True)
-        install(base / "custom_nodes")
+        (base / "custom_nodes" / "comfyui-rife").symlink_to(PACK)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
