@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A polite kill cleans up like Ctrl-C, also in the background, where shells switch that off.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        args.run(args)
+        return args.run(args) or 0
     except KeyboardInterrupt:
         print("interrupted; the output was not written", file=sys.stderr)
         return 130
@@ -49,7 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except torch.OutOfMemoryError as error:  # for the model itself
         print(f"error: out of memory. Try --device cpu ({error})", file=sys.stderr)
         return 1
-    return 0
 
 
 def run_interpolate(args: argparse.Namespace) -> None:
@@ -118,6 +117,13 @@ def run_convert(args: argparse.Namespace) -> None:
         half=args.half, network=args.network, overwrite=args.overwrite,
     )  # fmt: skip
     print(args.output)
+
+
+def run_doctor(_: argparse.Namespace) -> int:
+    """A report for an issue; 1 if something is wrong."""
+    from .doctor import examine
+
+    return 0 if examine([_models_folder()]) else 1
 
 
 def find_model(name: str | os.PathLike) -> Path:
@@ -272,6 +278,15 @@ def _parser() -> argparse.ArgumentParser:
         help="IFNet_2R, for its files, which look like IFNet's",
     )  # fmt: skip
     p.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+
+    p = commands.add_parser(
+        "doctor",
+        help="report versions, devices and models, and test each device for a second",
+        description="Print what an issue needs to say: versions, devices, the models found, and "
+        "whether a small self-test comes out right on each device. The exit status is 1 if "
+        "something is wrong.",
+    )
+    p.set_defaults(run=run_doctor)
     return parser
 
 
