@@ -7,7 +7,7 @@ import inspect
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
@@ -22,8 +22,9 @@ import torch
 from comfy import model_management
 from comfy.cli_args import args
 from comfy.model_patcher import ModelPatcher
-from comfy_api.latest import InputImpl
+from comfy_api.latest import ComfyAPI, InputImpl, io
 from PIL import Image
+from server import PromptServer
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -125,11 +126,33 @@ def _download(name: str) -> Path:
 
 class RIFE(nn.Module):
     """A network as ComfyUI holds it: the patcher writes its own notes (`device`, sizes, ...) onto
-    the module it is given, where they could clash with the network's."""
+    the module it is given, where they could clash with the network's. It answers what core's "Run
+    Frame Interpolation Model" asks of its models."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: rife.Network) -> None:
         super().__init__()
         self.network = network
+        self.pad_align = network.side_multiple()
+
+    def get_dtype(self) -> torch.dtype:
+        return self.network.dtype
+
+    def memory_used_forward(self, shape: Sequence[int], dtype: torch.dtype) -> int:
+        """shape: (N, H, W, C)."""
+        return self.network.memory_needed(*shape[1:])
+
+    def extract_features(self, image: Tensor) -> None:
+        """Nothing that is kept from pair to pair."""
+
+    def forward(self, image0: Tensor, image1: Tensor, timestep: Tensor, cache: Any) -> Tensor:
+        """image0, image1: (B, 3, H, W) in [0, 1]; timestep: (B, 1, H, W), one for each image."""
+        timestep = timestep[:, :, :1, :1].float()
+        if not self.network.any_timestep and (timestep != 0.5).any():
+            raise ValueError(
+                f"{self.network.version} makes the frame halfway only; use RIFE Frame Interpolate, "
+                "which reaches others from there, or multiplier 2"
+            )
+        return self.network(image0.float(), image1.float(), timestep).to(image0.dtype)
 
 
 def load_model(name: str, precision: str) -> ModelPatcher:
@@ -148,10 +171,30 @@ def load_model(name: str, precision: str) -> ModelPatcher:
     return patcher(RIFE(network), load_device=device, offload_device=offload_device)
 
 
+def default_model() -> ModelPatcher:
+    """For nodes to which none is connected."""
+    return load_model(DEFAULT, "auto")
+
+
+def _network(model: ModelPatcher) -> rife.Network:
+    """Of our model, or of one that core loaded, whose tensors are then the network's, too."""
+    if isinstance(model.model, RIFE):
+        return model.model.network
+    try:
+        return rife.network_of(model.model.state_dict())
+    except rife.CheckpointError as error:
+        raise ValueError(
+            f"The connected {type(model.model).__name__} can't be used here ({error}). Connect "
+            "Load RIFE Model, or run it with Run Frame Interpolation Model."
+        ) from None
+
+
 @contextmanager
-def running(model: ModelPatcher, height: int, width: int, channels: int = 3) -> Iterator[nn.Module]:
+def running(
+    model: ModelPatcher, height: int, width: int, channels: int = 3
+) -> Iterator[rife.Network]:
     """The network on its device, with memory for one pair of such images beside it."""
-    network = model.model.network
+    network = _network(model)
     weights = sum(parameter.nbytes for parameter in network.parameters())  # the engine has its own
     needed = network.memory_needed(height, width, channels) + weights
     model_management.load_models_gpu([model], memory_required=needed, force_full_load=True)
@@ -209,6 +252,12 @@ def video_from_parts(like: Any, images: Tensor, frame_rate: Fraction, sound: boo
     return InputImpl.VideoFromComponents(parts, **depth)
 
 
+def frame_rate(video: Any) -> Fraction | None:
+    """Frames a second of a video; older ComfyUIs would have to decode it."""
+    get = getattr(video, "get_frame_rate", None)
+    return Fraction(get()) if get else None
+
+
 def bit_depth(video: Any) -> int:
     """Bits of each channel; older ComfyUIs know 8 only."""
     return getattr(video, "get_bit_depth", lambda: 8)()
@@ -221,32 +270,71 @@ def temporary_file(suffix: str) -> Path:
     return folder / f"rife_{secrets.token_hex(6)}{suffix}"
 
 
+async def replace_node(ours: str, theirs: str, widgets: list[str], inputs: dict[str, str]) -> None:
+    """Offer our node where a workflow's is missing; older ComfyUIs can't. inputs: ours -> theirs;
+    their first output becomes our first."""
+    if hasattr(io, "NodeReplace"):
+        await ComfyAPI().node_replacement.register(
+            io.NodeReplace(
+                new_node_id=ours,
+                old_node_id=theirs,
+                old_widget_ids=widgets,
+                input_mapping=[{"new_id": new, "old_id": old} for new, old in inputs.items()],
+                output_mapping=[{"new_idx": 0, "old_idx": 0}],
+            )
+        )
+
+
 def stop_if_interrupted() -> None:
     """Raise what ends the run if the user asked for it."""
     model_management.throw_exception_if_processing_interrupted()
 
 
+def tell(node_id: str | None, text: str) -> None:
+    """Write a line on a node, until the next one."""
+    if node_id is not None:
+        PromptServer.instance.send_progress_text(text, node_id)
+
+
 @contextmanager
-def progress(**console: Any) -> Iterator[Callable[..., None]]:
-    """A callback (done, total or None, newest frame) for the node's bar and preview and for a
+def progress(node_id: str | None = None, **console: Any) -> Iterator[Callable[..., None]]:
+    """A callback (done, total or None, newest frame) for the node's bar, line and preview and for a
     console's bar, with these settings of tqdm."""
     node_bar = comfy.utils.ProgressBar(0)
-    previewed = float("-inf")
+    started = time.monotonic()
+    told = previewed = float("-inf")
 
     with tqdm(**console) as console_bar:
 
         def report(done: int, total: int | None, frame: Tensor | None = None) -> None:
-            nonlocal previewed
+            nonlocal told, previewed
             console_bar.total = total
             console_bar.update(done - console_bar.n)
-            preview = None
-            if frame is not None and time.monotonic() - previewed >= SECONDS_BETWEEN_PREVIEWS:
+            preview, now = None, time.monotonic()
+            if frame is not None and now - previewed >= SECONDS_BETWEEN_PREVIEWS:
                 preview = ("JPEG", _thumbnail(frame, args.preview_size), args.preview_size)
                 previewed = time.monotonic()
+            if now - told >= SECONDS_BETWEEN_PREVIEWS:
+                tell(node_id, _so_far(done, total, now - started, console["unit"]))
+                told = now
             if total:
                 node_bar.update_absolute(done, total, preview)
 
         yield report
+
+
+def _so_far(done: int, total: int | None, seconds: float, unit: str) -> str:
+    """How far a run is, its speed and the time left, in words."""
+    if unit == "B":
+        parts = [f"{done / 1e6:.0f} of {total / 1e6:.0f} MB" if total else f"{done / 1e6:.0f} MB"]
+    else:
+        parts = [f"{unit} {done} of {total}" if total else f"{unit} {done}"]
+        if seconds > 0:
+            parts.append(f"{done / seconds:.3g} a second")
+    if total and done and seconds > 1:
+        left = seconds * (total - done) / done
+        parts.append(f"{left / 60:.0f} min left" if left > 90 else f"{left:.0f} s left")
+    return ", ".join(parts)
 
 
 def _thumbnail(frame: Tensor, side: int) -> Image.Image:

@@ -4,6 +4,9 @@ What ComfyUI's machinery asks for is in `comfy_host`, what frames need is in `ri
 saved with widget values by position: append inputs, never reorder them.
 """
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -86,6 +89,15 @@ class LoadRIFEModel(io.ComfyNode):
     @classmethod
     def execute(cls, model_name: str, precision: str = "auto") -> io.NodeOutput:
         return io.NodeOutput(host.load_model(model_name, precision))
+
+
+def _model_input() -> io.Input:
+    return RIFEModel.Input(
+        "model",
+        optional=True,
+        tooltip="From Load RIFE Model, or ComfyUI's own loader. Left unconnected: the default "
+        f"model, {DEFAULT}, downloaded when it is missing.",
+    )
 
 
 def _multiplier_input() -> io.Int.Input:
@@ -206,10 +218,11 @@ class RIFEFrameInterpolate(io.ComfyNode):
             node_id="RIFEFrameInterpolate",
             display_name="RIFE Frame Interpolate",
             category=CATEGORY,
+            hidden=[io.Hidden.unique_id],
             description="Makes new frames between the given ones, for smoother or slower motion. "
             "The given frames come through unchanged.",
             inputs=[
-                RIFEModel.Input("model", tooltip="The model, from Load RIFE Model."),
+                _model_input(),
                 io.Image.Input("images", tooltip="The frames, in order."),
                 _multiplier_input(),
                 io.Float.Input(
@@ -244,9 +257,9 @@ class RIFEFrameInterpolate(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: host.ModelPatcher,
-        images: Tensor,
-        multiplier: int,
+        model: host.ModelPatcher | None = None,
+        images: Tensor | None = None,
+        multiplier: int = 2,
         source_fps: float = 8.0,
         target_fps: float = 0.0,
         loop: bool = False,
@@ -254,32 +267,80 @@ class RIFEFrameInterpolate(io.ComfyNode):
     ) -> io.NodeOutput:
         source = rife.parse_frame_rate(source_fps)
         timeline = _timeline(multiplier, target_fps, loop)
-        result = _interpolate(model, images, source, timeline, _options(**settings))
-        return io.NodeOutput(result, float(timeline.rate(source)), len(result))
+        run = _Run(cls, model, source, timeline)
+        result = run.interpolate(images, _options(**settings))
+        return io.NodeOutput(result, float(run.rate), len(result), ui=run.ui())
 
 
-def _interpolate(
-    model: host.ModelPatcher,
-    images: Tensor,
-    source: Fraction,
-    timeline: rife.Timeline,
-    options: dict[str, Any],
-) -> Tensor:
-    """Interpolate images of `source` frames a second."""
-    if timeline.frame_rate is not None:  # in frames a second; of images, they are a second apart
-        timeline = replace(timeline, frame_rate=timeline.frame_rate / source)
-    frames = timeline.count(len(images))
-    progress = host.progress(desc="RIFE", unit="frame")
-    with host.running(model, *images.shape[1:]) as network, progress as report:
-        return rife.interpolate(
-            network,
-            images,
-            timeline,
-            progress=report,
-            cancel=host.stop_if_interrupted,
-            out=host.empty_images(images, frames),
-            **options,
-        )
+class _Run:
+    """A run of an interpolating node, and what is said of it on the node."""
+
+    def __init__(
+        self,
+        node: type[io.ComfyNode],
+        model: host.ModelPatcher | None,
+        source: Fraction | None,
+        timeline: rife.Timeline,
+    ) -> None:
+        """source: frames a second, of images."""
+        self.node_id = _node_id(node)
+        self.model = model or host.default_model()
+        self.source, self.timeline = source, timeline
+        self.summary = rife.Summary()
+        self._started = time.monotonic()
+        self._network = ""
+
+    @property
+    def rate(self) -> Fraction:
+        """Frames a second afterwards."""
+        return self.timeline.rate(self.source)
+
+    @contextmanager
+    def network(self, height: int, width: int, channels: int = 3) -> Iterator[dict[str, Any]]:
+        """What the library takes: a network, and what it reports to."""
+        progress = host.progress(self.node_id, desc="RIFE", unit="frame")
+        with host.running(self.model, height, width, channels) as network, progress as report:
+            self._network = f"{network.version}, {str(network.dtype).removeprefix('torch.')}"
+            yield {
+                "model": network,
+                "progress": report,
+                "cancel": host.stop_if_interrupted,
+                "summary": self.summary,
+            }
+
+    def interpolate(self, images: Tensor, options: dict[str, Any]) -> Tensor:
+        timeline = self.timeline
+        if (
+            timeline.frame_rate is not None
+        ):  # in frames a second; of images, they are a second apart
+            timeline = replace(timeline, frame_rate=timeline.frame_rate / self.source)
+        out = host.empty_images(images, timeline.count(len(images)))
+        with self.network(*images.shape[1:]) as given:
+            return rife.interpolate(frames=images, multiplier=timeline, out=out, **given, **options)
+
+    def ui(self) -> dict[str, Any]:
+        """Says on the node what was done."""
+        done = self.summary
+        parts = [f"{done.given} -> {done.shown} frames"]
+        if self.source:
+            parts.append(f"{_number(self.source)} -> {_number(self.rate)} fps")
+        parts += [
+            f"{count} {what}{'s' * (count != 1)}"
+            for count, what in ((done.cuts, "cut"), (done.repeats, "repeated frame"))
+            if count
+        ]
+        parts += [self._network, f"{time.monotonic() - self._started:.1f} s"]
+        text = "; ".join(parts)
+        host.tell(self.node_id, text)
+        return {"text": (text,)}
+
+
+def _number(rate: Fraction) -> str:
+    return f"{float(rate):.3f}".rstrip("0").rstrip(".")
+
+
+def _node_id(node: type[io.ComfyNode]) -> str | None:
+    return getattr(getattr(node, "hidden", None), "unique_id", None)
 
 
 class RIFEVideoInterpolate(io.ComfyNode):
@@ -289,10 +350,11 @@ class RIFEVideoInterpolate(io.ComfyNode):
             node_id="RIFEVideoInterpolate",
             display_name="RIFE Video Interpolate",
             category=CATEGORY,
+            hidden=[io.Hidden.unique_id],
             description="Makes a video smoother or slower, from file to file: its frames are never "
             "in memory all at once, however long it is. Sound and metadata are kept.",
             inputs=[
-                RIFEModel.Input("model", tooltip="The model, from Load RIFE Model."),
+                _model_input(),
                 io.Video.Input("video", tooltip="The video, from Load Video or Create Video."),
                 _multiplier_input(),
                 _target_fps_input(),
@@ -339,9 +401,9 @@ class RIFEVideoInterpolate(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: host.ModelPatcher,
-        video: Any,
-        multiplier: int,
+        model: host.ModelPatcher | None = None,
+        video: Any = None,
+        multiplier: int = 2,
         target_fps: float = 0.0,
         slow_motion: bool = False,
         loop: bool = False,
@@ -353,36 +415,31 @@ class RIFEVideoInterpolate(io.ComfyNode):
         timeline = _timeline(multiplier, target_fps, loop, slow_motion)
         options = _options(**settings)
         if parts := host.in_memory(video):
-            source = Fraction(parts.frame_rate)
-            images = _interpolate(model, parts.images, source, timeline, options)
-            result = host.video_from_parts(
-                video, images, timeline.rate(source), sound=not slow_motion
-            )
-            return io.NodeOutput(result)
+            run = _Run(cls, model, Fraction(parts.frame_rate), timeline)
+            images = run.interpolate(parts.images, options)
+            result = host.video_from_parts(video, images, run.rate, sound=not slow_motion)
+            return io.NodeOutput(result, ui=run.ui())
 
         target = host.temporary_file(f".{Types.VideoContainer.get_extension(format)}")
         width, height = video.get_dimensions()
-        progress = host.progress(desc="RIFE", unit="frame")
+        run = _Run(cls, model, host.frame_rate(video), timeline)
         with (
             host.as_file(video) as (path, start, duration),
-            host.running(model, height, width) as network,
-            progress as report,
+            run.network(height, width) as given,
         ):
             rife.interpolate_file(
-                network,
-                path,
-                target,
-                timeline,
-                rife.Options(**options),
+                source=path,
+                target=target,
+                timeline=timeline,
+                options=rife.Options(**options),
                 start=start,
                 duration=duration,
-                progress=report,
-                cancel=host.stop_if_interrupted,
                 crf=crf,
                 codec=None if codec in ("auto", "h264") else codec,
                 pixel_format="yuv420p10le" if host.bit_depth(video) > 8 else None,
+                **given,
             )
-        return io.NodeOutput(host.video_from_file(target))
+        return io.NodeOutput(host.video_from_file(target), ui=run.ui())
 
 
 class RIFEOpticalFlow(io.ComfyNode):
@@ -392,10 +449,11 @@ class RIFEOpticalFlow(io.ComfyNode):
             node_id="RIFEOpticalFlow",
             display_name="RIFE Optical Flow",
             category=CATEGORY,
+            hidden=[io.Hidden.unique_id],
             description="Shows the motion that the model finds between each two frames, and which "
             "of the two it trusts: why a new frame looks as it does.",
             inputs=[
-                RIFEModel.Input("model", tooltip="The model, from Load RIFE Model."),
+                _model_input(),
                 io.Image.Input(
                     "images", tooltip="The frames, in order; n frames make n - 1 pairs."
                 ),
@@ -445,13 +503,14 @@ class RIFEOpticalFlow(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: host.ModelPatcher,
-        images: Tensor,
+        model: host.ModelPatcher | None = None,
+        images: Tensor | None = None,
         timestep: float = 0.5,
         largest_motion: float = 0.0,
         flow_scale: str = "auto",
     ) -> io.NodeOutput:
-        progress = host.progress(desc="RIFE flow", unit="pair")
+        progress = host.progress(_node_id(cls), desc="RIFE flow", unit="pair")
+        model = model or host.default_model()
         with host.running(model, *images.shape[1:]) as network, progress as report:
             flow, mask = rife.optical_flow(
                 network,
@@ -464,7 +523,33 @@ class RIFEOpticalFlow(io.ComfyNode):
         return io.NodeOutput(rife.motion_to_image(flow, largest_motion or None), mask, flow)
 
 
+#: Nodes of others whose place ours can take in a workflow, where theirs are missing: ours, theirs,
+#: and which of our inputs has what was in which of theirs.
+REPLACES = (
+    ("RIFEFrameInterpolate", "RIFE VFI", {"images": "frames", "multiplier": "multiplier"}),
+    (
+        "RIFEFrameInterpolate",
+        "FrameInterpolate",
+        {"model": "interp_model", "images": "images", "multiplier": "multiplier"},
+    ),
+    ("LoadRIFEModel", "FrameInterpolationModelLoader", {"model_name": "model_name"}),
+)
+#: Their widgets, in the order in which workflows have their values.
+WIDGETS = {
+    "RIFE VFI": [
+        *("ckpt_name", "clear_cache_after_n_frames", "multiplier", "fast_mode", "ensemble"),
+        *("scale_factor", "dtype", "torch_compile", "batch_size"),
+    ],
+    "FrameInterpolate": ["multiplier"],
+    "FrameInterpolationModelLoader": ["model_name"],
+}
+
+
 class RIFEExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        for ours, theirs, inputs in REPLACES:
+            await host.replace_node(ours, theirs, WIDGETS[theirs], inputs)
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [LoadRIFEModel, RIFEFrameInterpolate, RIFEVideoInterpolate, RIFEOpticalFlow]
 

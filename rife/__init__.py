@@ -6,10 +6,10 @@ frames = interpolate(model, frames, multiplier=2)   # (N, H, W, C) in [0, 1]
 """
 
 from .cancel import Cancelled
-from .checkpoint import EXTENSIONS, CheckpointError, load_model, save_model
+from .checkpoint import EXTENSIONS, CheckpointError, load_model, network_of, save_model
 from .clip import interpolate_file
 from .flow import flow_to_image, motion_to_image, optical_flow
-from .interpolate import interpolate, interpolate_stream
+from .interpolate import Summary, interpolate, interpolate_stream
 from .network import Network
 from .options import CUTS, Options
 from .timeline import Schedule, Timeline, parse_frame_rate
@@ -22,6 +22,7 @@ __all__ = [
     "Network",
     "Options",
     "Schedule",
+    "Summary",
     "Timeline",
     "flow_to_image",
     "interpolate",
@@ -29,6 +30,7 @@ __all__ = [
     "interpolate_stream",
     "load_model",
     "motion_to_image",
+    "network_of",
     "optical_flow",
     "parse_frame_rate",
     "save_model",

@@ -8,7 +8,7 @@ import io
 import os
 import pickletools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 from zipfile import ZipFile
@@ -70,6 +70,17 @@ def load_model(
     whole = {"copy": True, "memory_format": torch.contiguous_format}
     weights = {key: tensor.to(device, dtype, **whole) for key, tensor in weights.items()}
     model.load_state_dict(weights, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def network_of(state: Mapping[str, Tensor]) -> Network:
+    """The network of a state dict, for inference, with these very tensors.
+
+    Raises CheckpointError for what is no RIFE model.
+    """
+    state = _normalise(state)
+    model = _fresh(state, FAMILIES, "the model")
+    model.load_state_dict(_fitting(model, state, "the model"), assign=True)
     return model.eval().requires_grad_(False)
 
 
@@ -226,30 +237,43 @@ def _recognise(
     # A file that we wrote says which of two it is.
     stated = NETWORKS.get(_metadata(path).get("network", ""))
     families = (NETWORKS[network],) if network else (*filter(None, [stated]), *FAMILIES)
+    fault = network and f"not of {network}; name none, to have the network recognised"
+    model = _fresh(state, families, path, fault)
+    return model, _fitting(model, state, path)
+
+
+def _fresh(
+    state: Mapping[str, Tensor],
+    families: Iterable[type[Network]],
+    name: str | os.PathLike,
+    otherwise: str | None = None,
+) -> Network:
+    """The network of the first family that claims `state`, for inference and on the meta device;
+    otherwise: what is wrong if none does."""
     try:
         with torch.device("meta"):  # shapes that lie cost nothing there
             models = (family.from_state_dict(state) for family in families)
             model = next((model for model in models if model is not None), None)
     except (ArithmeticError, LookupError, RuntimeError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: named like RIFE's, but its tensors' shapes make no network; get it again"
+            f"{name}: named like RIFE's, but its tensors' shapes make no network; get it again"
         ) from error
-    if model is None and network is not None:
-        raise CheckpointError(
-            f"{path}: not of {network}; name none, to have the network recognised"
-        )
     if model is None:
-        raise CheckpointError(f"{path}: not a RIFE model, but {looks_like(state)}")
-    for name, _ in list(model.named_children()):
-        if f"{name}." in model.training_only:
-            delattr(model, name)
-    return model, _fitting(model, state, path)
+        raise CheckpointError(
+            f"{name}: {otherwise or 'not a RIFE model, but ' + looks_like(state)}"
+        )
+    for part, _ in list(model.named_children()):
+        if f"{part}." in model.training_only:
+            delattr(model, part)
+    return model
 
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
-def _fitting(model: Network, state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+def _fitting(
+    model: Network, state: Mapping[str, Tensor], path: str | os.PathLike
+) -> dict[str, Tensor]:
     """Those of `state` that `model` takes; raises CheckpointError unless all is as it should be."""
     expected = model.state_dict()
     weights = {key: state[key] for key in expected if key in state}

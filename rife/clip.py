@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .cancel import Cancel
 from .files import Frame, Reader, atomic_output, refuse_same_file
-from .interpolate import interpolate_stream
+from .interpolate import Summary, interpolate_stream
 from .network import Network
 from .options import Options
 from .timeline import Schedule, Timeline
@@ -36,6 +36,7 @@ def interpolate_file(
     overwrite: bool = False,
     progress: Progress | None = None,
     cancel: Cancel | None = None,
+    summary: Summary | None = None,
     **encoding,
 ) -> int:
     """Interpolate `source` to `target`; holds a few frames at a time, however long the clip.
@@ -45,6 +46,7 @@ def interpolate_file(
         with `overwrite`. Sound, colour tags and metadata are kept; slow motion has no sound.
     frame_rate: of a folder of images. start, duration: seconds; the part of a video to take.
     progress: called as (done, total or None, frame) with each frame; frame: (H, W, C).
+    summary: counts what is done.
     encoding: crf, codec and pixel_format, see `VideoWriter`.
 
     Returns the number of frames written. Raises FileError for what can't be read or written,
@@ -69,7 +71,7 @@ def interpolate_file(
             **encoding,
         ) as writer:  # fmt: skip
             total = info.frame_count and timeline.count(info.frame_count, source_rate)
-            stream = interpolate_stream(model, times, timeline, options, cancel)
+            stream = interpolate_stream(model, times, timeline, options, cancel, summary)
             count = 0
             for count, (_, image) in enumerate(stream, 1):  # noqa: B007
                 writer.write(image, *times.at(count - 1))

@@ -30,6 +30,17 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int, int, Tensor], None]
 
 
+@dataclass
+class Summary:
+    """What a run did, counted while it goes on: frames given and shown, cuts found, frames that
+    repeat (where that was looked for)."""
+
+    given: int = 0
+    shown: int = 0
+    cuts: int = 0
+    repeats: int = 0
+
+
 def interpolate(
     model: Network,
     frames: Tensor,
@@ -39,6 +50,7 @@ def interpolate(
     progress: Progress | None = None,
     cancel: Cancel | None = None,
     out: Tensor | None = None,
+    summary: Summary | None = None,
     **options,
 ) -> Tensor:
     """Put new frames between those of `frames`.
@@ -55,6 +67,7 @@ def interpolate(
     cancel: called before each network run; returning True raises Cancelled, and an exception of
         its own goes through.
     out: where to put the result, (count, H, W, C), of any dtype and device.
+    summary: counts what is done.
     options: see `Options`: scale, ensemble, refine, tta, cuts, cut_sensitivity, duplicates.
 
     Returns `out`, or a new tensor like `frames`. Input frames are in it bit for bit, where the
@@ -77,7 +90,7 @@ def interpolate(
     elif out.shape != (total, *frames.shape[1:]):
         raise ValueError(f"out is {tuple(out.shape)}, not {(total, *frames.shape[1:])}")
 
-    stream = _stream(model, frames, timeline, Options(**options), cancel)
+    stream = _stream(model, frames, timeline, Options(**options), cancel, summary)
     for i, (_, frame) in enumerate(stream):
         out[i] = frame
         if progress:
@@ -91,6 +104,7 @@ def interpolate_stream(
     timeline: Timeline = Timeline(),  # noqa: B008 (frozen)
     options: Options = Options(),  # noqa: B008 (frozen)
     cancel: Cancel | None = None,
+    summary: Summary | None = None,
 ) -> Iterator[tuple[Fraction, Tensor]]:
     """As `interpolate`, frame by frame: holds a few input frames, however many there are.
 
@@ -99,7 +113,7 @@ def interpolate_stream(
     and the fourth.
     """
     dtype = None
-    for place, frame in _stream(model, frames, timeline, options, cancel):
+    for place, frame in _stream(model, frames, timeline, options, cancel, summary):
         dtype = dtype or frame.dtype  # the first is an input frame
         yield place, frame.to(dtype)
 
@@ -110,14 +124,16 @@ def _stream(
     timeline: Timeline,
     options: Options,
     cancel: Cancel | None,
+    summary: Summary | None,
 ) -> Iterator[tuple[Fraction, Tensor]]:
     """As interpolate_stream, but that new frames have the dtype that `Pairs` gives them."""
     options.check(model)
-    run = _Run(model, options, cancel)
+    summary = summary or Summary()
+    run = _Run(model, options, cancel, summary)
     begun: deque[tuple[Sequence[_Step], Iterator[Tensor]]] = deque()
     with freed_memory_kept() if model.device.type == "cpu" else nullcontext():
         try:
-            each = map(_step, timeline.steps(_keys(frames, timeline, options)))
+            each = map(_step, timeline.steps(_keys(frames, timeline, options, summary)))
             for steps in run.together(run.pairs.aside(each)):
                 begun.append((steps, run.begin(steps)))
                 if len(begun) > run.pairs.ahead:
@@ -150,10 +166,10 @@ class _Step(NamedTuple):
 
 
 def _keys(
-    frames: Iterable[Tensor | Frame], timeline: Timeline, options: Options
+    frames: Iterable[Tensor | Frame], timeline: Timeline, options: Options, summary: Summary
 ) -> Iterator[tuple[_Key, Fraction]]:
     """The frames and their places, and what follows the last where the timeline closes."""
-    placed = _placed(frames, timeline, options)
+    placed = _placed(frames, timeline, options, summary)
     if not options.duplicates:
         yield from ((key, place) for key, place, _ in placed)
         return
@@ -162,7 +178,7 @@ def _keys(
 
 
 def _placed(
-    frames: Iterable[Tensor | Frame], timeline: Timeline, options: Options
+    frames: Iterable[Tensor | Frame], timeline: Timeline, options: Options, summary: Summary
 ) -> Iterator[tuple[_Key, Fraction, bool]]:
     """The frames, their places, and whether each repeats the ones before, if that is asked."""
     seek_cuts = options.cuts != "ignore" and options.cut_sensitivity > 0
@@ -171,8 +187,11 @@ def _placed(
     within_range = True
 
     def after(key: _Key) -> _Key:
-        cut = seek_cuts and before and cuts.is_cut(before.thumbnail, key.thumbnail)
-        return replace(key, shot=before.shot + cut if before else 0)
+        if before is None:
+            return key
+        cut = seek_cuts and cuts.is_cut(before.thumbnail, key.thumbnail)
+        summary.cuts += cut
+        return replace(key, shot=before.shot + cut)
 
     for index, frame in enumerate(frames):
         if not isinstance(frame, Frame):
@@ -184,6 +203,8 @@ def _placed(
         key = after(_Key(index, frame.image, thumbnail(frame.image) if looked_at else None))
         # Not with the frame before: a slow drift would go unseen from frame to frame.
         repeats = bool(options.duplicates and run and is_duplicate(run.thumbnail, key.thumbnail))
+        summary.given += 1
+        summary.repeats += repeats
         yield key, timeline.place(index, frame.time), repeats
         before, run, end = key, run if repeats else key, frame.time + frame.duration
         if timeline.loop:
@@ -204,8 +225,8 @@ def _step(found: tuple[_Key, _Key, Sequence[Fraction]]) -> _Step:
 class _Run:
     """What is shown between two frames: themselves, what a network makes of them, or a cut."""
 
-    def __init__(self, model: Network, options: Options, cancel: Cancel | None):
-        self.options, self.cancel = options, cancel
+    def __init__(self, model: Network, options: Options, cancel: Cancel | None, summary: Summary):
+        self.options, self.cancel, self.summary = options, cancel, summary
         self.pairs = Pairs(model, options, cancel)
 
     def together(self, steps: Iterable[_Step]) -> Iterator[list[_Step]]:
@@ -238,6 +259,7 @@ class _Run:
             first, second = step.first, step.second
             between = made if step.moves else self._without_network(step)
             for t in step.timesteps:
+                self.summary.shown += 1
                 place = first.index + t * (second.index - first.index)
                 yield place, first.image if t == 0 else second.image if t == 1 else next(between)
 

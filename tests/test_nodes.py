@@ -467,3 +467,49 @@ def test_a_file_that_is_no_model_is_refused_by_name(pack: SimpleNamespace) -> No
     (pack.models / "rife" / "empty.pth").touch()
     with pytest.raises(ValueError, match="empty.pth"):
         load(pack, "empty.pth")
+
+
+def test_a_run_says_on_its_node_what_it_did(
+    pack: SimpleNamespace, model: object, frames: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, told = pack.nodes["RIFEFrameInterpolate"], []
+    monkeypatch.setattr(node, "hidden", SimpleNamespace(unique_id="7"), raising=False)
+    monkeypatch.setattr(
+        pack.host.PromptServer.instance,
+        "send_progress_text",
+        lambda text, node_id: told.append((node_id, text)),
+        raising=False,
+    )
+    clip = torch.cat((frames, frames[-1:], 1 - frames.flip(2)))
+    result = node.execute(model, clip, source_fps=8.0, target_fps=60.0, duplicates=True)
+    (text,) = result.ui["text"]
+    assert text.startswith(f"9 -> {len(result[0])} frames; 8 -> 60 fps; 1 cut; 1 repeated frame; ")
+    assert "v4.0" in text and "float32" in text and text.endswith(" s")
+    assert told[-1] == ("7", text)
+    assert told[0][0] == "7" and told[0][1].startswith(f"frame 1 of {len(result[0])}")
+
+
+def test_a_model_of_core_is_used_with_its_own_tensors(
+    pack: SimpleNamespace, model: object, frames: torch.Tensor
+) -> None:
+    network = model.model.network
+    state = {key.replace("block", "blocks.", 1): x for key, x in network.state_dict().items()}
+    theirs = SimpleNamespace(state_dict=lambda: state)
+    patcher = SimpleNamespace(model=theirs)
+    ours = pack.host._network(patcher)
+    assert all(x.data_ptr() == y.data_ptr() for x, y in zip(
+        ours.state_dict().values(), network.state_dict().values(), strict=True
+    ))  # fmt: skip
+    theirs.state_dict = lambda: {"extract.extract_sublevels.convs.0.0.conv.weight": frames}
+    with pytest.raises(ValueError, match="Run Frame Interpolation Model"):
+        pack.host._network(patcher)
+
+
+def test_a_midpoint_model_in_core_s_node_says_what_it_can_not_do(
+    pack: SimpleNamespace, weights: Callable[[str], Path]
+) -> None:
+    held = pack.host.RIFE(pack.host.rife.load_model(weights("v3.8"), "cpu"))
+    images, middle = torch.rand(2, 3, 64, 64), torch.full((2, 1, 64, 64), 0.5)
+    assert held(images, images.flip(0), middle, {}).shape == images.shape
+    with pytest.raises(ValueError, match="RIFE Frame Interpolate"):
+        held(images, images, middle / 2, {})

@@ -149,7 +149,7 @@ class ComfyUI:
         return [
             self.base / file["type"] / file["subfolder"] / file["filename"]
             for data in run.of("executed")
-            for file in data["output"]["images"]
+            for file in data["output"].get("images", [])
         ]
 
     def _heard(self) -> Iterator[tuple[str, dict]]:

@@ -12,10 +12,14 @@ import av
 import numpy as np
 import psutil
 import pytest
+import torch
 from PIL import Image
 
+from rife import save_model
+from rife.IFNet_v4 import VERSIONS, IFNet_v4
 from rife.zoo import DEFAULT, ZOO
 
+from ..seeded import seeded_state
 from .conftest import OTHER_PACK, ComfyUI, Rejected
 
 pytestmark = pytest.mark.comfyui
@@ -445,3 +449,64 @@ def test_runs_interrupted_at_random_moments_leave_the_next_one_right(
     assert np.array_equal(saved_images(comfy, prompt), expected)
     run = comfy.run(file_to_file_prompt(talking, multiplier=3, cut_sensitivity=0.29))
     assert rate_and_count(comfy.files(run)[0]) == rate_and_count(whole) == (75, 73)
+
+
+def test_core_s_node_runs_our_model_and_ours_core_s(comfy: ComfyUI, clip: str) -> None:
+    if "FrameInterpolate" not in comfy.get("/object_info"):
+        pytest.skip("this ComfyUI has no node of its own that interpolates")
+    torch.manual_seed(0)
+    network = IFNet_v4(VERSIONS["v4.25 - v4.26"]).eval()
+    network.load_state_dict(seeded_state(network))
+    save_model(network, comfy.base / "models" / "frame_interpolation" / "seeded.safetensors")
+    made = {}
+    for loader in ("LoadRIFEModel", "FrameInterpolationModelLoader"):
+        prompt = images_prompt(clip, "seeded.safetensors")
+        prompt["model"]["class_type"] = loader
+        made[loader, "ours"] = saved_images(comfy, prompt)
+        prompt["rife"] = {
+            "class_type": "FrameInterpolate",
+            "inputs": {"interp_model": ["model", 0], "images": ["small", 0], "multiplier": 2},
+        }
+        made[loader, "core's"] = saved_images(comfy, prompt)
+    wanted = made["LoadRIFEModel", "ours"]
+    for images in made.values():
+        assert len(images) == 3
+        for image, other in zip(images, wanted, strict=True):
+            # Off the sides that are padded: reflected there, repeated here.
+            apart = np.abs(image[:96, :160].astype(int) - other[:96, :160])
+            assert apart.mean() < 0.5
+
+
+def test_nodes_of_others_that_are_missing_are_replaced(comfy: ComfyUI, clip: str) -> None:
+    if not comfy.get("/features").get("node_replacements"):
+        pytest.skip("this ComfyUI replaces no nodes")
+    offered = comfy.get("/node_replacements")
+    assert offered["RIFE VFI"][0]["new_node_id"] == "RIFEFrameInterpolate"
+    shutil.copy(comfy.base / "models/rife/v4.0.pkl", comfy.base / "models/rife" / DEFAULT)
+    prompt = images_prompt(clip, "v4.0.pkl")
+    del prompt["model"]
+    prompt["rife"] = {
+        "class_type": "RIFE VFI",
+        "inputs": {
+            "ckpt_name": "rife47.pth",
+            "frames": ["small", 0],
+            "clear_cache_after_n_frames": 10,
+            "multiplier": 4,
+            "fast_mode": True,
+            "ensemble": True,
+            "scale_factor": 1.0,
+        },
+        "_meta": {"title": "RIFE VFI"},
+    }
+    for node in prompt.values():
+        node.setdefault("_meta", {"title": ""})
+    try:
+        assert len(saved_images(comfy, prompt)) == 5
+    finally:
+        (comfy.base / "models/rife" / DEFAULT).unlink()
+
+
+def test_a_run_says_on_its_node_what_it_did(comfy: ComfyUI, clip: str) -> None:
+    run = comfy.run(images_prompt(clip, "v4.0.pkl", frames=3))
+    (said,) = [data["output"]["text"] for data in run.of("executed") if data["node"] == "rife"]
+    assert said[0].startswith("3 -> 5 frames; 8 -> 16 fps; ") and "v4.0" in said[0]
