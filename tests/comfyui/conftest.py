@@ -1,7 +1,9 @@
 """A real ComfyUI for the tests beside this file, driven through its HTTP API.
 
 COMFYUI_DIR names a ComfyUI checkout and COMFYUI_PYTHON the Python that runs it (default: the one
-running the tests). The server gets a base directory of its own, so the checkout stays as it is.
+running the tests). COMFYUI_PACKS may name folders of other packs to install beside this one, for
+the workflows that use them. The server gets a base directory of its own, so the checkout stays as
+it is.
 """
 
 import json
@@ -64,6 +66,8 @@ class ComfyUI:
         for name in ("input", "models/rife", "models/frame_interpolation", "user", OTHER_PACK):
             (base / name).mkdir(parents=True)
         (base / "custom_nodes" / "comfyui-rife").symlink_to(PACK)
+        for pack in filter(None, os.environ.get("COMFYUI_PACKS", "").split(os.pathsep)):
+            (base / "custom_nodes" / Path(pack).name).symlink_to(Path(pack).resolve())
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]

@@ -1,0 +1,159 @@
+"""What users see, in ComfyUI's real page: templates, example workflows, help, languages, subgraph."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import pytest
+
+from rife.zoo import ZOO
+
+from .conftest import PACK, ComfyUI
+
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+from .browser import CHROMIUM, Page, browsing  # noqa: E402
+
+pytestmark = pytest.mark.comfyui
+
+NAME = "comfyui-rife"  # what the pack's folder is called in the ComfyUI of these tests
+WORKFLOWS = sorted((PACK / "example_workflows").glob("*.json"))
+#: Of 25 frames at 25 a second with sound: rate, frames and whether there is sound afterwards.
+RESULTS = {
+    "RIFE Smooth Video 2x": (50, 49, True),
+    "RIFE 24 to 60 fps": (60, 60, True),
+    "RIFE Slow Motion 8x": (25, 193, False),
+    "RIFE Seamless Loop": (100, 100, False),
+    "RIFE Long Video": (50, 49, True),
+}
+GENERATED = ("RIFE after CogVideoX", "RIFE after CogVideoX Wrapper")
+
+
+@pytest.fixture(scope="module")
+def page(comfy: ComfyUI, weights: Callable[[str], Path]) -> Iterator[Page]:
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium on the PATH")
+    # v4.0 under the names of the workflows' models, which can't be fetched without a network.
+    for name in ("rife_v4.25.safetensors", "rife_v4.26.safetensors"):
+        shutil.copyfile(weights("v4.0.safetensors"), comfy.base / "models" / "rife" / name)
+    with browsing(comfy) as page:
+        yield page
+
+
+def read(path: Path) -> tuple[Fraction, int, bool]:
+    """A video's rate, number of frames and whether it has sound."""
+    with av.open(str(path)) as video:
+        stream, sound = video.streams.video[0], bool(video.streams.audio)
+        return stream.average_rate, sum(1 for _ in video.decode(stream)), sound
+
+
+def essence(graph: dict) -> tuple:
+    """What a workflow does, without what each page adds to it."""
+    nodes = sorted((node["id"], node["type"], str(node.get("widgets_values"))) for node in graph["nodes"])
+    return nodes, sorted(map(tuple, graph["links"]))
+
+
+def lacking(comfy: ComfyUI, workflow: dict) -> set[str]:
+    """The nodes of a workflow that this ComfyUI doesn't have."""
+    only_on_the_page = {"MarkdownNote", "Note", "Reroute", "PrimitiveNode"}
+    types = {node["type"] for node in workflow["nodes"]} - only_on_the_page
+    return types - set(comfy.get("/object_info"))
+
+
+def test_the_template_browser_lists_the_workflows_with_their_pictures(page: Page) -> None:
+    dialog = page.templates(NAME)
+    for workflow in WORKFLOWS:
+        dialog.get_by_text(workflow.stem, exact=True).first.scroll_into_view_if_needed()
+    pictures = dialog.locator("img").evaluate_all(
+        "(all) => all.map((it) => [decodeURI(it.src), it.naturalWidth])"
+    )
+    widths = {src.rpartition("/")[2]: width for src, width in pictures}
+    page.close_dialogs()
+    assert {f"{workflow.stem}.jpg" for workflow in WORKFLOWS} <= set(widths)
+    assert all(widths[f"{workflow.stem}.jpg"] >= 300 for workflow in WORKFLOWS)
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_a_template_opens_without_complaint_and_runs(
+    page: Page, comfy: ComfyUI, talking: str, name: str
+) -> None:
+    page.load_template(NAME, name)
+    assert page.problems == []
+    page.upload(comfy.base / "input" / talking)
+    (saved,) = page.run()
+    assert read(saved) == RESULTS[name]
+    assert page.problems == []
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+def test_dropping_the_picture_on_the_canvas_loads_the_same_graph(
+    page: Page, workflow: Path
+) -> None:
+    graph = json.loads(workflow.read_text())
+    if missing := lacking(page.server, graph):
+        pytest.skip(f"this ComfyUI lacks {', '.join(missing)}")
+    page.load({**graph, "nodes": [], "links": [], "groups": []})
+    page.drop(workflow.with_suffix(".webp"))
+    assert essence(page.graph) == essence(graph)
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_the_half_after_the_generator_runs_on_a_generated_clip(
+    page: Page, comfy: ComfyUI, clip: str, name: str
+) -> None:
+    if directory := os.environ.get("COGVIDEO_DIR"):
+        clip = "horse.mp4"
+        examples = Path(directory) / "inference/gradio_composite_demo/example_videos"
+        shutil.copyfile(examples / clip, comfy.base / "input" / clip)
+    graph = json.loads((PACK / "example_workflows" / f"{name}.json").read_text())
+    if missing := lacking(comfy, graph):
+        pytest.skip(f"this ComfyUI lacks {', '.join(missing)}")
+    page.load(graph)
+    page.feed(clip)
+    (saved,) = page.run()
+    assert read(saved) == (24, 145, False)
+
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+def test_every_node_link_and_value_is_as_the_nodes_define_them(
+    comfy: ComfyUI, workflow: Path
+) -> None:
+    """Without a browser. COMFYUI_PACKS names the folders of other packs to install and check."""
+    graph, known = json.loads(workflow.read_text()), comfy.get("/object_info")
+    if missing := lacking(comfy, graph):
+        pytest.skip(f"this ComfyUI lacks {', '.join(missing)}")
+    nodes = {node["id"]: node for node in graph["nodes"] if node["type"] in known}
+    for node in nodes.values():
+        definition = known[node["type"]]
+        inputs = {**definition["input"].get("required", {}), **definition["input"].get("optional", {})}
+        for slot in node["inputs"]:
+            if slot["type"] == "IMAGEUPLOAD":  # the button that the page adds to Load Video
+                continue
+            kind = inputs[slot["name"]][0]
+            assert slot["type"] == ("COMBO" if isinstance(kind, list) else kind), slot
+        for slot, kind, name in zip(
+            node["outputs"], definition["output"], definition["output_name"], strict=True
+        ):
+            assert (slot["name"], slot["type"]) == (name, kind)
+    for _, origin, output, target, slot, kind in graph["links"]:
+        assert nodes[origin]["outputs"][output]["type"] == kind
+        assert nodes[target]["inputs"][slot]["type"] == kind
+
+
+def test_the_workflows_offer_the_models_they_name() -> None:
+    """As the page wants them: a file that it lets users download, in a folder for its kind."""
+    for workflow in WORKFLOWS:
+        for node in json.loads(workflow.read_text())["nodes"]:
+            for model in node["properties"].get("models", []):
+                assert model["name"] in node["widgets_values"]
+                assert model["url"].startswith("https://huggingface.co/")
+                assert model["url"].endswith("/" + model["name"])
+                if node["type"] == "LoadRIFEModel":
+                    published = ZOO[model["name"]]
+                    assert published.source.path.endswith(model["name"])
+                    assert published.source.repo in model["url"]
+                    assert (model["hash"], model["directory"]) == (published.sha256, "rife")
