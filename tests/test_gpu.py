@@ -5,6 +5,7 @@ import gc
 import logging
 import random
 import sys
+import time
 import weakref
 from contextlib import contextmanager, suppress
 from fractions import Fraction
@@ -15,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rife import Cancelled, gpu, interpolate
+from rife import Cancelled, gpu, interpolate, interpolate_stream
 from rife.clip import interpolate_file
 from rife.engine import Engine, Run
 from rife.IFNet_HDv3 import IFNet_HDv3
@@ -297,6 +298,26 @@ def test_what_fails_while_looking_ahead_is_raised_in_its_turn():
     assert next(ahead) == 1
     with pytest.raises(ValueError, match="broken"):
         next(ahead)
+
+
+def test_no_frame_is_looked_at_once_a_run_has_ended():
+    images, over, late_looks = clip(8), False, 0
+
+    def frames():
+        nonlocal late_looks
+        for i in count():
+            time.sleep(0.02)
+            late_looks += over
+            yield images[i % 8]
+
+    calls = count()
+    with late(), pytest.raises(Cancelled) as kept:
+        options = {"cancel": lambda: next(calls) > 2}
+        for _ in interpolate_stream(network("head"), frames(), **options):
+            pass
+    over = True
+    time.sleep(0.3)
+    assert kept.tb and not late_looks
 
 
 def test_settings_of_cudnn_are_put_back():
