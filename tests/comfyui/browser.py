@@ -1,4 +1,4 @@
-"""ComfyUI's page in a headless Chromium, used as a user uses it: for the tests and tools/gallery."""
+"""ComfyUI's page in a headless Chromium, used as users do: for the tests and tools/gallery."""
 
 import base64
 import json
@@ -18,7 +18,8 @@ CHROMIUM = (
 )
 SECONDS = 30
 RUN_SECONDS = 300
-READY = """() => window.app?.extensionManager && window.LiteGraph?.registered_node_types.LoadRIFEModel
+READY = """() => window.app?.extensionManager
+    && window.LiteGraph?.registered_node_types.LoadRIFEModel
     && document.querySelector('[data-testid="queue-button"]')"""
 #: Where the page says that something is wrong: 0.25's overlay, older dialogs, toasts.
 COMPLAINTS = '[data-testid="error-overlay"], [role="dialog"], .p-toast-message-error'

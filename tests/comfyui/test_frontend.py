@@ -1,4 +1,4 @@
-"""What users see, in ComfyUI's real page: templates, example workflows, help, languages, subgraph."""
+"""What users see in ComfyUI's real page: templates, example workflows, help, names, subgraph."""
 
 import json
 import os
@@ -52,15 +52,10 @@ def read(path: Path) -> tuple[Fraction, int, bool]:
 
 def essence(graph: dict) -> tuple:
     """What a workflow does, without what each page adds to it."""
-    nodes = sorted((node["id"], node["type"], str(node.get("widgets_values"))) for node in graph["nodes"])
+    nodes = sorted(
+        (node["id"], node["type"], str(node.get("widgets_values"))) for node in graph["nodes"]
+    )
     return nodes, sorted(map(tuple, graph["links"]))
-
-
-def lacking(comfy: ComfyUI, workflow: dict) -> set[str]:
-    """The nodes of a workflow that this ComfyUI doesn't have."""
-    only_on_the_page = {"MarkdownNote", "Note", "Reroute", "PrimitiveNode"}
-    types = {node["type"] for node in workflow["nodes"]} - only_on_the_page
-    return types - set(comfy.get("/object_info"))
 
 
 def test_the_template_browser_lists_the_workflows_with_their_pictures(page: Page) -> None:
@@ -93,7 +88,7 @@ def test_dropping_the_picture_on_the_canvas_loads_the_same_graph(
     page: Page, workflow: Path
 ) -> None:
     graph = json.loads(workflow.read_text())
-    if missing := lacking(page.server, graph):
+    if missing := page.server.lacks(graph):
         pytest.skip(f"this ComfyUI lacks {', '.join(missing)}")
     page.load({**graph, "nodes": [], "links": [], "groups": []})
     page.drop(workflow.with_suffix(".webp"))
@@ -109,13 +104,12 @@ def test_the_half_after_the_generator_runs_on_a_generated_clip(
         examples = Path(directory) / "inference/gradio_composite_demo/example_videos"
         shutil.copyfile(examples / clip, comfy.base / "input" / clip)
     graph = json.loads((PACK / "example_workflows" / f"{name}.json").read_text())
-    if missing := lacking(comfy, graph):
+    if missing := comfy.lacks(graph):
         pytest.skip(f"this ComfyUI lacks {', '.join(missing)}")
     page.load(graph)
     page.feed(clip)
     (saved,) = page.run()
     assert read(saved) == (24, 145, False)
-
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
@@ -124,12 +118,15 @@ def test_every_node_link_and_value_is_as_the_nodes_define_them(
 ) -> None:
     """Without a browser. COMFYUI_PACKS names the folders of other packs to install and check."""
     graph, known = json.loads(workflow.read_text()), comfy.get("/object_info")
-    if missing := lacking(comfy, graph):
+    if missing := comfy.lacks(graph):
         pytest.skip(f"this ComfyUI lacks {', '.join(missing)}")
     nodes = {node["id"]: node for node in graph["nodes"] if node["type"] in known}
     for node in nodes.values():
         definition = known[node["type"]]
-        inputs = {**definition["input"].get("required", {}), **definition["input"].get("optional", {})}
+        inputs = {
+            **definition["input"].get("required", {}),
+            **definition["input"].get("optional", {}),
+        }
         for slot in node["inputs"]:
             if slot["type"] == "IMAGEUPLOAD":  # the button that the page adds to Load Video
                 continue
