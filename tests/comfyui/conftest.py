@@ -156,6 +156,12 @@ class ComfyUI:
             for file in data["output"]["images"]
         ]
 
+    def lacks(self, workflow: dict) -> set[str]:
+        """The nodes of a saved workflow that this ComfyUI doesn't have."""
+        of_the_page = {"MarkdownNote", "Note", "Reroute", "PrimitiveNode"}
+        types = {node["type"] for node in workflow["nodes"]} - of_the_page
+        return types - set(self.get("/object_info"))
+
     def _heard(self) -> Iterator[tuple[str, dict]]:
         """The websocket's messages: (type, data); previews as ("preview", {"jpeg": bytes})."""
         while True:

@@ -1,8 +1,9 @@
-"""What users see, in ComfyUI's real page: templates, example workflows, help, languages, subgraph."""
+"""What users see in ComfyUI's real page: templates, example workflows, help, names, subgraph."""
 
 import json
 import os
 import shutil
+import urllib.error
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -29,6 +30,7 @@ RESULTS = {
     "RIFE Seamless Loop": (100, 100, False),
     "RIFE Long Video": (50, 49, True),
 }
+OURS = ("LoadRIFEModel", "RIFEFrameInterpolate", "RIFEVideoInterpolate", "RIFEOpticalFlow")
 GENERATED = ("RIFE after CogVideoX", "RIFE after CogVideoX Wrapper")
 
 
@@ -52,15 +54,10 @@ def read(path: Path) -> tuple[Fraction, int, bool]:
 
 def essence(graph: dict) -> tuple:
     """What a workflow does, without what each page adds to it."""
-    nodes = sorted((node["id"], node["type"], str(node.get("widgets_values"))) for node in graph["nodes"])
+    nodes = sorted(
+        (node["id"], node["type"], str(node.get("widgets_values"))) for node in graph["nodes"]
+    )
     return nodes, sorted(map(tuple, graph["links"]))
-
-
-def lacking(comfy: ComfyUI, workflow: dict) -> set[str]:
-    """The nodes of a workflow that this ComfyUI doesn't have."""
-    only_on_the_page = {"MarkdownNote", "Note", "Reroute", "PrimitiveNode"}
-    types = {node["type"] for node in workflow["nodes"]} - only_on_the_page
-    return types - set(comfy.get("/object_info"))
 
 
 def test_the_template_browser_lists_the_workflows_with_their_pictures(page: Page) -> None:
@@ -93,7 +90,7 @@ def test_dropping_the_picture_on_the_canvas_loads_the_same_graph(
     page: Page, workflow: Path
 ) -> None:
     graph = json.loads(workflow.read_text())
-    if missing := lacking(page.server, graph):
+    if missing := page.server.lacks(graph):
         pytest.skip(f"this ComfyUI lacks {', '.join(missing)}")
     page.load({**graph, "nodes": [], "links": [], "groups": []})
     page.drop(workflow.with_suffix(".webp"))
@@ -109,13 +106,82 @@ def test_the_half_after_the_generator_runs_on_a_generated_clip(
         examples = Path(directory) / "inference/gradio_composite_demo/example_videos"
         shutil.copyfile(examples / clip, comfy.base / "input" / clip)
     graph = json.loads((PACK / "example_workflows" / f"{name}.json").read_text())
-    if missing := lacking(comfy, graph):
+    if missing := comfy.lacks(graph):
         pytest.skip(f"this ComfyUI lacks {', '.join(missing)}")
     page.load(graph)
     page.feed(clip)
     (saved,) = page.run()
     assert read(saved) == (24, 145, False)
 
+
+def node_graph(*kinds: str) -> dict:
+    """A workflow of unconnected nodes, one below the other."""
+    nodes = [
+        {"id": number, "type": kind, "pos": [300, 150 * number], "flags": {"collapsed": True}}
+        for number, kind in enumerate(kinds, 1)
+    ]
+    return {"version": 0.4, "last_node_id": len(nodes), "nodes": nodes, "links": []}
+
+
+@pytest.mark.parametrize("kind", OURS)
+def test_the_info_button_opens_our_help_page(page: Page, kind: str) -> None:
+    help_page = PACK / "web" / "docs" / f"{kind}.md"
+    if not help_page.exists():
+        pytest.skip("there are no help pages")
+    page.load(node_graph(kind))
+    headings = [line.lstrip("# ") for line in help_page.read_text().splitlines() if line[:1] == "#"]
+    shown = page.help(1)
+    assert headings and all(heading in shown for heading in headings)
+
+
+@pytest.mark.parametrize("language", ["ja", "zh"])
+def test_the_nodes_names_follow_the_language(page: Page, language: str) -> None:
+    translations = PACK / "locales" / language / "nodeDefs.json"
+    if not translations.exists():
+        pytest.skip("there are no translations")
+    expected = json.loads(translations.read_text())
+    page.speak(language)
+    try:
+        page.load(node_graph(*OURS))
+        titles = page.tab.evaluate("app.graph.nodes.map((node) => [node.type, node.title])")
+        labels = page.tab.evaluate(
+            "app.graph.nodes.map((node) => node.widgets.map((it) => it.label))"
+        )
+    finally:
+        page.speak("en")
+    assert dict(titles) == {kind: expected[kind]["display_name"] for kind in OURS}
+    for (kind, _), shown in zip(titles, labels, strict=True):
+        assert {it["name"] for it in expected[kind]["inputs"].values()} >= set(filter(None, shown))
+        assert any(shown)
+
+
+def test_the_subgraph_is_found_and_runs(page: Page, comfy: ComfyUI, talking: str) -> None:
+    try:
+        comfy.get("/global_subgraphs")
+    except urllib.error.HTTPError:
+        pytest.skip("this ComfyUI has no subgraphs that packs bring along")
+    page.load(node_graph("LoadVideo", "SaveVideo"))
+    interpolate = page.add("Interpolate video")
+    assert [slot["name"] for slot in interpolate["inputs"]] == [
+        "video", "model_name", "multiplier", "target_fps"
+    ]  # fmt: skip
+    page.tab.evaluate(
+        """(id) => {
+            const [load, save] = ["LoadVideo", "SaveVideo"].map(
+                (type) => app.graph.nodes.find((node) => node.type === type));
+            const node = app.graph.getNodeById(id);
+            load.collapse();
+            load.connect(0, node, "video");
+            node.connect("video", save, "video");
+            node.widgets.find((it) => it.name === "multiplier").value = 3;
+        }""",
+        interpolate["id"],
+    )
+    page.command("Comfy.Canvas.FitView")
+    page.upload(comfy.base / "input" / talking)
+    (saved,) = page.run()
+    assert read(saved) == (75, 73, True)
+    assert page.problems == []
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
@@ -124,12 +190,15 @@ def test_every_node_link_and_value_is_as_the_nodes_define_them(
 ) -> None:
     """Without a browser. COMFYUI_PACKS names the folders of other packs to install and check."""
     graph, known = json.loads(workflow.read_text()), comfy.get("/object_info")
-    if missing := lacking(comfy, graph):
+    if missing := comfy.lacks(graph):
         pytest.skip(f"this ComfyUI lacks {', '.join(missing)}")
     nodes = {node["id"]: node for node in graph["nodes"] if node["type"] in known}
     for node in nodes.values():
         definition = known[node["type"]]
-        inputs = {**definition["input"].get("required", {}), **definition["input"].get("optional", {})}
+        inputs = {
+            **definition["input"].get("required", {}),
+            **definition["input"].get("optional", {}),
+        }
         for slot in node["inputs"]:
             if slot["type"] == "IMAGEUPLOAD":  # the button that the page adds to Load Video
                 continue
