@@ -59,11 +59,11 @@ class Scene:
 
 
 SCENES = {
-    "RIFE Smooth Video 2x": Scene("horse", "8 to 16 fps", Fraction(2), 4),
+    "RIFE Smooth Video 2x": Scene("horse", "8 to 16 fps", Fraction(2), 1),
     "RIFE 24 to 60 fps": Scene("bigbuckbunny", "24 to 60 fps", Fraction(60, 24), 2),
     "RIFE Slow Motion 8x": Scene("horse", "8x slower", Fraction(8), 7),
     "RIFE Seamless Loop": Scene("horse", "from the end to the start", Fraction(4), 11),
-    "RIFE Long Video": Scene("bigbuckbunny", "file to file", Fraction(2), 6),
+    "RIFE Long Video": Scene("bigbuckbunny", "file to file", Fraction(2), 4),
     "RIFE after CogVideoX": Scene("train_running", "CogVideoX, 8 to 24 fps", Fraction(3), 1),
     "RIFE after CogVideoX Wrapper": Scene(
         "train_running", "CogVideoX, 8 to 24 fps", Fraction(3), 7
@@ -218,17 +218,18 @@ def take_screens(page: Page) -> None:
     page.close_dialogs()
 
     page.load_template(NAME, "RIFE Smooth Video 2x")
-    show(page, left=60, top=70)
+    show(page, left=70, top=90)
     shoot(page, "first-2-workflow")
     page.upload(page.server.base / "input" / "horse.mp4")
     page.run()
-    page.settle(3)
+    page.tab.mouse.move(600, 690)
+    page.settle(8)  # until the note that the job is done has gone
     shoot(page, "first-3-result")
 
     nodes = ("LoadRIFEModel", "RIFEFrameInterpolate", "RIFEVideoInterpolate", "RIFEOpticalFlow")
     page.load({"version": 0.4, "nodes": [], "links": []})
     page.tab.evaluate(LAY_OUT, list(nodes))
-    x, y, width, height = show(page, left=60, top=70)
+    x, y, width, height = show(page, left=70, top=100)
     shoot(page, "nodes", {"x": x, "y": y, "width": width, "height": height})
 
 
@@ -255,7 +256,7 @@ SHOW = """([left, top]) => {
     ds.offset[0] = (left - frame.x) / ds.scale - x;
     ds.offset[1] = (top - frame.y) / ds.scale - y;
     app.canvas.setDirty(true, true);
-    return [left - 10, top, width * ds.scale + 20, height * ds.scale + 20];
+    return [left - 10, top - 5, width * ds.scale + 20, height * ds.scale + 20];
 }"""
 
 
