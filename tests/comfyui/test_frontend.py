@@ -66,18 +66,16 @@ def test_the_template_browser_lists_the_workflows_with_their_pictures(page: Page
     page.tab.on("response", lambda answer: fetched.add(unquote(answer.url)) if answer.ok else None)
     page.open()
     dialog = page.templates(NAME)
-    for workflow in WORKFLOWS:  # pictures are fetched when they come into sight
-        dialog.get_by_text(workflow.stem, exact=True).first.scroll_into_view_if_needed()
-        page.settle(0.5)
-    pictures = (
-        "[...document.querySelectorAll('[role=\"dialog\"] img')].map((it) => it.naturalWidth)"
-    )
-    page.tab.wait_for_function(f"() => !{pictures}.includes(0)")
-    widths = page.tab.evaluate(pictures)
+    titles = [dialog.get_by_text(workflow.stem, exact=True).first for workflow in WORKFLOWS]
+    for part in (*titles, *dialog.locator("img").all()):  # those in sight are fetched
+        part.evaluate("(it) => it.scrollIntoView({block: 'center'})")
+        page.settle(0.3)
+    widths = dialog.locator("img").evaluate_all("(all) => all.map((it) => it.naturalWidth)")
     page.close_dialogs()
     names = {url.rpartition("/")[2] for url in fetched if f"/workflow_templates/{NAME}/" in url}
     assert names == {f"{workflow.stem}.jpg" for workflow in WORKFLOWS}
-    assert widths == [400] * len(WORKFLOWS)
+    assert len(widths) == len(WORKFLOWS)
+    assert set(widths) - {0} == {400}  # older pages drop the ones out of sight
 
 
 @pytest.mark.parametrize("name", RESULTS)
