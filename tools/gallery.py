@@ -59,11 +59,11 @@ class Scene:
 
 
 SCENES = {
-    "RIFE Smooth Video 2x": Scene("horse", "8 to 16 fps", Fraction(2), 4),
+    "RIFE Smooth Video 2x": Scene("horse", "8 to 16 fps", Fraction(2), 1),
     "RIFE 24 to 60 fps": Scene("bigbuckbunny", "24 to 60 fps", Fraction(60, 24), 2),
     "RIFE Slow Motion 8x": Scene("horse", "8x slower", Fraction(8), 7),
     "RIFE Seamless Loop": Scene("horse", "from the end to the start", Fraction(4), 11),
-    "RIFE Long Video": Scene("bigbuckbunny", "file to file", Fraction(2), 6),
+    "RIFE Long Video": Scene("bigbuckbunny", "file to file", Fraction(2), 4),
     "RIFE after CogVideoX": Scene("train_running", "CogVideoX, 8 to 24 fps", Fraction(3), 1),
     "RIFE after CogVideoX Wrapper": Scene(
         "train_running", "CogVideoX, 8 to 24 fps", Fraction(3), 7
@@ -210,7 +210,65 @@ def write(path: Path, largest: int, picture: Image.Image, **options) -> None:
 
 
 def take_screens(page: Page) -> None:
-    """docs/first-1.jpg ... -4.jpg, the steps of the first workflow, and docs/nodes.jpg."""
+    """The steps of the first workflow, and the nodes."""
+    page.tab.evaluate("app.extensionManager.setting.set('Comfy.Minimap.Visible', false)")
+    page.templates(NAME)
+    page.tab.wait_for_load_state("networkidle")
+    shoot(page, "first-1-template")
+    page.close_dialogs()
+
+    page.load_template(NAME, "RIFE Smooth Video 2x")
+    show(page, left=70, top=90)
+    shoot(page, "first-2-workflow")
+    page.upload(page.server.base / "input" / "horse.mp4")
+    page.run()
+    page.tab.mouse.move(600, 690)
+    page.settle(8)  # until the note that the job is done has gone
+    shoot(page, "first-3-result")
+
+    nodes = ("LoadRIFEModel", "RIFEFrameInterpolate", "RIFEVideoInterpolate", "RIFEOpticalFlow")
+    page.load({"version": 0.4, "nodes": [], "links": []})
+    page.tab.evaluate(LAY_OUT, list(nodes))
+    x, y, width, height = show(page, left=70, top=100)
+    shoot(page, "nodes", {"x": x, "y": y, "width": width, "height": height})
+
+
+LAY_OUT = """(kinds) => {
+    let x = 0;
+    for (const kind of kinds) {
+        const node = LiteGraph.createNode(kind);
+        app.graph.add(node);
+        node.pos = [x, 0];
+        node.setSize([300, node.computeSize()[1]]);
+        x += 330;
+    }
+}"""
+#: Fill the canvas, from the given left and top on; where the workflow then lies on the screen.
+SHOW = """([left, top]) => {
+    const items = [...app.graph.nodes, ...(app.graph.groups ?? app.graph._groups)];
+    const xs = items.flatMap((it) => [it.pos[0], it.pos[0] + it.size[0]]);
+    const ys = items.flatMap((it) => [it.pos[1] - 50, it.pos[1] + it.size[1]]);
+    const x = Math.min(...xs), y = Math.min(...ys);
+    const width = Math.max(...xs) - x, height = Math.max(...ys) - y;
+    const {ds} = app.canvas;
+    ds.scale = Math.min((innerWidth - left - 20) / width, (innerHeight - top - 20) / height, 1);
+    const frame = app.canvas.canvas.getBoundingClientRect();
+    ds.offset[0] = (left - frame.x) / ds.scale - x;
+    ds.offset[1] = (top - frame.y) / ds.scale - y;
+    app.canvas.setDirty(true, true);
+    return [left - 10, top - 5, width * ds.scale + 20, height * ds.scale + 20];
+}"""
+
+
+def show(page: Page, left: int, top: int) -> list[float]:
+    box = page.tab.evaluate(SHOW, [left, top])
+    page.settle()
+    return box
+
+
+def shoot(page: Page, name: str, part: dict | None = None) -> None:
+    picture = Image.open(BytesIO(page.tab.screenshot(clip=part))).convert("RGB")
+    write(DOCS / f"{name}.jpg", LARGEST_SCREEN, picture)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ class Page:
 
     def templates(self, module: str) -> Locator:
         """The template browser, open at those of a pack."""
-        self.tab.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+        self.command("Comfy.BrowseTemplates")
         dialog = self.tab.get_by_role("dialog")
         dialog.get_by_text(module, exact=True).first.click()
         self.settle()
@@ -107,6 +107,39 @@ class Page:
 
     def place(self, node: int, widget: str = "") -> tuple[float, float]:
         return tuple(self.tab.evaluate(PLACE, [node, widget]))
+
+    def command(self, name: str) -> None:
+        self.tab.evaluate("(name) => app.extensionManager.command.execute(name)", name)
+        self.settle()
+
+    def add(self, name: str) -> dict:
+        """Search for a node by its name and add it, as with a double click on the canvas."""
+        before = {node["id"] for node in self.graph["nodes"]}
+        self.command("Workspace.SearchBox.Toggle")
+        self.tab.keyboard.type(name)
+        self.settle()
+        self.tab.keyboard.press("Enter")
+        self.settle()
+        self.tab.mouse.click(500, 500)  # where the page lets users place what they added
+        self.settle()
+        (node,) = (node for node in self.graph["nodes"] if node["id"] not in before)
+        return node
+
+    def help(self, node: int) -> str:
+        """What the info button of a node shows."""
+        self.tab.mouse.click(*self.place(node))
+        self.tab.get_by_test_id("info-button").click()
+        page = self.tab.locator(".node-help-content")
+        page.wait_for()
+        self.settle()
+        return page.inner_text()
+
+    def speak(self, language: str) -> None:
+        """Change the page's language; names of nodes follow when the page is opened again."""
+        set_to = "(to) => app.extensionManager.setting.set('Comfy.Locale', to)"
+        self.tab.evaluate(set_to, language)
+        self.settle()
+        self.open()
 
     def upload(self, path: Path) -> None:
         """Click the button of Load Video and choose a file."""
