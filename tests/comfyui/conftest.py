@@ -28,6 +28,7 @@ from ..test_download import Server, serving
 PACK = Path(__file__).parents[2]
 START_SECONDS = 180
 EVENT_SECONDS = 120
+LINE = 3  # of ComfyUI's binary events
 #: Where ComfyUI-Frame-Interpolation keeps its models, installed from the Comfy registry.
 OTHER_PACK = "custom_nodes/comfyui-frame-interpolation/ckpts/rife"
 
@@ -134,7 +135,7 @@ class ComfyUI:
     def follow(self, run: Run) -> Iterator[tuple[str, dict]]:
         """The events of a run, as they arrive, up to its end."""
         for kind, data in self._heard():
-            if kind != "preview" and data.get("prompt_id") != run.prompt_id:
+            if kind not in ("preview", "line") and data.get("prompt_id") != run.prompt_id:
                 continue
             run.events.append((time.monotonic(), kind, data))
             yield kind, data
@@ -163,7 +164,8 @@ class ComfyUI:
         return types - set(self.get("/object_info"))
 
     def _heard(self) -> Iterator[tuple[str, dict]]:
-        """The websocket's messages: (type, data); previews as ("preview", {"jpeg": bytes})."""
+        """The websocket's messages: (type, data); previews as ("preview", {"jpeg": bytes}), lines
+        on nodes as ("line", {"node": id, "text": ...})."""
         while True:
             kind, size = self._events.read(2)
             if size == 126:
@@ -175,7 +177,12 @@ class ComfyUI:
                 message = json.loads(payload)
                 yield message["type"], message["data"]
             elif kind & 0x0F == 2:
-                yield "preview", {"jpeg": payload[8:]}
+                event, size = struct.unpack(">II", payload[:8])
+                if event == LINE:
+                    node, text = payload[8 : 8 + size], payload[8 + size :]
+                    yield "line", {"node": node.decode(), "text": text.decode()}
+                else:
+                    yield "preview", {"jpeg": payload[8:]}
 
 
 @pytest.fixture(scope="session")

@@ -93,12 +93,12 @@ def test_the_nodes_are_listed_with_their_inputs_in_order(comfy: ComfyUI) -> None
     assert loader["input_order"] == {"required": ["model_name"], "optional": ["precision"]}
     assert loader["output"] == ["INTERP_MODEL"]
     assert interpolate["display_name"] == "RIFE Frame Interpolate"
-    assert interpolate["input_order"]["required"] == ["model", "images", "multiplier"]
+    assert interpolate["input_order"]["required"] == ["images", "multiplier"]
     assert interpolate["output"] == ["IMAGE", "FLOAT", "INT"]
     assert interpolate["output_name"] == ["images", "fps", "frame_count"]
     video = comfy.get("/object_info/RIFEVideoInterpolate")["RIFEVideoInterpolate"]
     assert video["display_name"] == "RIFE Video Interpolate"
-    assert video["input_order"]["required"] == ["model", "video", "multiplier"]
+    assert video["input_order"]["required"] == ["video", "multiplier"]
     assert video["output"] == ["VIDEO"]
     flow = comfy.get("/object_info/RIFEOpticalFlow")["RIFEOpticalFlow"]
     assert flow["display_name"] == "RIFE Optical Flow"
@@ -264,6 +264,8 @@ def test_progress_counts_every_frame_and_shows_some(comfy: ComfyUI, clip: str) -
     assert all(preview["jpeg"].startswith(b"\xff\xd8") for preview in previews)
     seconds = run.events[-1][0] - run.events[0][0]
     assert 1 <= len(previews) <= 4 * seconds
+    lines = [line["text"] for line in run.of("line") if line["node"] == "rife"]
+    assert lines[0].startswith("frame 1 of 25") and lines[-1].startswith("9 -> 25 frames")
 
 
 def test_an_interrupt_ends_the_run_within_two_frames(comfy: ComfyUI, clip: str) -> None:
