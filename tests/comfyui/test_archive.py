@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from .. import archive
+from ..test_download import serving
 from . import conftest
 from .conftest import ComfyUI
 from .test_comfyui import UNPINNED, images_prompt, saved_images
@@ -27,17 +28,18 @@ def test_the_archive_is_all_that_a_new_user_needs(
     """Unpacked for an empty ComfyUI it has its nodes, gets its model, and makes a frame."""
     monkeypatch.setattr(conftest, "PACK", archive.install(tmp_path / "rife-frame-interpolation"))
     directory, python = Path(os.environ["COMFYUI_DIR"]), comfy.process.args[0]
-    server = ComfyUI(directory, python, tmp_path / "base", comfy.hub)
-    try:
-        server.connect()
-        assert set(server.get("/object_info")) >= NODES
-        (server.base / "input" / "bikes.mp4").write_bytes(clips("bikes").read_bytes())
-        first, middle, last = saved_images(server, images_prompt("bikes.mp4", UNPINNED))
-        apart = [np.abs(middle - end.astype(float)).mean() for end in (first, last)]
-        assert max(apart) < np.abs(last - first.astype(float)).mean()
-        assert min(apart) > 0.5
-        took = re.search(r"[\d.]+ seconds: .*comfyui-rife", server.log.read_text())
-        assert took, "it was not imported without an error"
-        print(took[0])  # for people
-    finally:
-        server.stop()
+    with serving(comfy.hub.content) as hub:
+        server = ComfyUI(directory, python, tmp_path / "base", hub)
+        try:
+            server.connect()
+            assert set(server.get("/object_info")) >= NODES
+            (server.base / "input" / "bikes.mp4").write_bytes(clips("bikes").read_bytes())
+            first, middle, last = saved_images(server, images_prompt("bikes.mp4", UNPINNED))
+            apart = [np.abs(middle - end.astype(float)).mean() for end in (first, last)]
+            assert max(apart) < np.abs(last - first.astype(float)).mean()
+            assert min(apart) > 0.5
+            took = re.search(r"[\d.]+ seconds: .*comfyui-rife", server.log.read_text())
+            assert took, "it was not imported without an error"
+            print(took[0])  # for people
+        finally:
+            server.stop()
