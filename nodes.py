@@ -321,16 +321,16 @@ class _Run:
     def ui(self) -> dict[str, Any]:
         """Says on the node what was done."""
         done = self.summary
-        parts = [f"{done.given} -> {done.shown} frames"]
+        frames = [f"{done.given} -> {done.shown} frames"]
         if self.source:
-            parts.append(f"{_number(self.source)} -> {_number(self.rate)} fps")
-        parts += [
+            frames.append(f"{_number(self.source)} -> {_number(self.rate)} fps")
+        found = [
             f"{count} {what}{'s' * (count != 1)}"
             for count, what in ((done.cuts, "cut"), (done.repeats, "repeated frame"))
             if count
         ]
-        parts += [self._network, f"{time.monotonic() - self._started:.1f} s"]
-        text = "; ".join(parts)
+        work = [self._network, f"{time.monotonic() - self._started:.1f} s"]
+        text = "\n".join(", ".join(line) for line in (frames, found, work) if line)
         host.tell(self.node_id, text)
         return {"text": (text,)}
 

@@ -483,7 +483,7 @@ def test_a_run_says_on_its_node_what_it_did(
     clip = torch.cat((frames, frames[-1:], 1 - frames.flip(2)))
     result = node.execute(model, clip, source_fps=8.0, target_fps=60.0, duplicates=True)
     (text,) = result.ui["text"]
-    assert text.startswith(f"9 -> {len(result[0])} frames; 8 -> 60 fps; 1 cut; 1 repeated frame; ")
+    assert text.startswith(f"9 -> {len(result[0])} frames, 8 -> 60 fps\n1 cut, 1 repeated frame\n")
     assert "v4.0" in text and "float32" in text and text.endswith(" s")
     assert told[-1] == ("7", text)
     assert told[0][0] == "7" and told[0][1].startswith(f"frame 1 of {len(result[0])}")

@@ -511,4 +511,4 @@ def test_nodes_of_others_that_are_missing_are_replaced(comfy: ComfyUI, clip: str
 def test_a_run_says_on_its_node_what_it_did(comfy: ComfyUI, clip: str) -> None:
     run = comfy.run(images_prompt(clip, "v4.0.pkl", frames=3))
     (said,) = [data["output"]["text"] for data in run.of("executed") if data["node"] == "rife"]
-    assert said[0].startswith("3 -> 5 frames; 8 -> 16 fps; ") and "v4.0" in said[0]
+    assert said[0].startswith("3 -> 5 frames, 8 -> 16 fps\n") and "v4.0" in said[0]
