@@ -270,7 +270,7 @@ def temporary_file(suffix: str) -> Path:
     return folder / f"rife_{secrets.token_hex(6)}{suffix}"
 
 
-async def replace_node(ours: str, theirs: str, widgets: list[str], inputs: dict[str, str]) -> None:
+async def replace_node(theirs: str, widgets: list[str], ours: str, inputs: dict[str, str]) -> None:
     """Offer our node where a workflow's is missing; older ComfyUIs can't. inputs: ours -> theirs;
     their first output becomes our first."""
     if hasattr(io, "NodeReplace"):

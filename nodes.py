@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 from comfy_api.latest import ComfyExtension, Types, io
 from torch import Tensor
@@ -310,9 +310,7 @@ class _Run:
 
     def interpolate(self, images: Tensor, options: dict[str, Any]) -> Tensor:
         timeline = self.timeline
-        if (
-            timeline.frame_rate is not None
-        ):  # in frames a second; of images, they are a second apart
+        if timeline.frame_rate is not None:  # a second; of images, which are a second apart
             timeline = replace(timeline, frame_rate=timeline.frame_rate / self.source)
         out = host.empty_images(images, timeline.count(len(images)))
         with self.network(*images.shape[1:]) as given:
@@ -523,32 +521,46 @@ class RIFEOpticalFlow(io.ComfyNode):
         return io.NodeOutput(rife.motion_to_image(flow, largest_motion or None), mask, flow)
 
 
-#: Nodes of others whose place ours can take in a workflow, where theirs are missing: ours, theirs,
-#: and which of our inputs has what was in which of theirs.
-REPLACES = (
-    ("RIFEFrameInterpolate", "RIFE VFI", {"images": "frames", "multiplier": "multiplier"}),
-    (
+class Replaced(NamedTuple):
+    """A node of others whose place `ours` takes in workflows, where it is missing."""
+
+    theirs: str
+    #: Its widgets, in the order in which workflows have their values.
+    widgets: list[str]
+    ours: str
+    #: Our inputs -> those of its that they take over.
+    inputs: dict[str, str]
+
+
+REPLACED = (
+    Replaced(
+        "RIFE VFI",
+        [
+            *("ckpt_name", "clear_cache_after_n_frames", "multiplier", "fast_mode", "ensemble"),
+            *("scale_factor", "dtype", "torch_compile", "batch_size"),
+        ],
         "RIFEFrameInterpolate",
+        {"images": "frames", "multiplier": "multiplier"},
+    ),
+    Replaced(
         "FrameInterpolate",
+        ["multiplier"],
+        "RIFEFrameInterpolate",
         {"model": "interp_model", "images": "images", "multiplier": "multiplier"},
     ),
-    ("LoadRIFEModel", "FrameInterpolationModelLoader", {"model_name": "model_name"}),
+    Replaced(
+        "FrameInterpolationModelLoader",
+        ["model_name"],
+        "LoadRIFEModel",
+        {"model_name": "model_name"},
+    ),
 )
-#: Their widgets, in the order in which workflows have their values.
-WIDGETS = {
-    "RIFE VFI": [
-        *("ckpt_name", "clear_cache_after_n_frames", "multiplier", "fast_mode", "ensemble"),
-        *("scale_factor", "dtype", "torch_compile", "batch_size"),
-    ],
-    "FrameInterpolate": ["multiplier"],
-    "FrameInterpolationModelLoader": ["model_name"],
-}
 
 
 class RIFEExtension(ComfyExtension):
     async def on_load(self) -> None:
-        for ours, theirs, inputs in REPLACES:
-            await host.replace_node(ours, theirs, WIDGETS[theirs], inputs)
+        for replaced in REPLACED:
+            await host.replace_node(*replaced)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [LoadRIFEModel, RIFEFrameInterpolate, RIFEVideoInterpolate, RIFEOpticalFlow]

@@ -99,7 +99,13 @@ def test_what_the_log_says_of_a_device_is_part_of_the_report(
     assert printed.out.count("no kernels (why)") == 2 and not printed.err
 
 
-@pytest.mark.parametrize("command", [["-m", "rife"], ["-I", "."]], ids=["module", "folder"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(["-m", "rife"], id="module", marks=pytest.mark.slow),
+        pytest.param(["-I", "."], id="folder"),
+    ],
+)
 def test_it_runs_in_the_installed_pack_and_finds_comfyuis_models(
     models: Path, tmp_path: Path, command: list[str]
 ) -> None:
