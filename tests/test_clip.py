@@ -38,7 +38,7 @@ def sound(path):
         return [bytes(p) for p in packets], min(starts), starts[-1]
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize("suffix", [".mp4", pytest.param(".mkv", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("source", "target"),
     [

@@ -83,7 +83,14 @@ def test_a_clips_own_cuts_are_found_and_nothing_else(clips):
     assert cuts(read(clips("bikes"))) == BIKES_CUTS
 
 
-@pytest.mark.parametrize("name", ["bigbuckbunny", "carphone_pristine", "carphone_distorted"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bigbuckbunny",
+        pytest.param("carphone_pristine", marks=pytest.mark.slow),
+        "carphone_distorted",
+    ],
+)
 def test_a_clip_of_one_shot_has_no_cut(clips, name):
     assert cuts(read(clips(name))) == []
 
