@@ -245,3 +245,26 @@ def test_the_workflows_offer_the_models_they_name() -> None:
                     assert published.source.path.endswith(model["name"])
                     assert published.source.repo in model["url"]
                     assert (model["hash"], model["directory"]) == (published.sha256, "rife")
+
+
+def test_a_missing_node_of_others_is_swapped_for_ours(page: Page, comfy: ComfyUI) -> None:
+    if not comfy.get("/features").get("node_replacements"):
+        pytest.skip("this ComfyUI replaces no nodes")
+    load = {"id": 1, "type": "LoadImage", "pos": [50, 100], "size": [200, 100]}
+    load["outputs"] = [{"name": "IMAGE", "type": "IMAGE", "links": [1]}]
+    vfi = {"id": 2, "type": "RIFE VFI", "pos": [350, 100], "size": [250, 300]}
+    vfi["inputs"] = [{"name": "frames", "type": "IMAGE", "link": 1}]
+    vfi["outputs"] = [{"name": "IMAGE", "type": "IMAGE", "links": [2]}]
+    vfi["widgets_values"] = ["rife47.pth", 10, 4, True, True, 1.0]
+    show = {"id": 3, "type": "PreviewImage", "pos": [700, 100], "size": [200, 100]}
+    show["inputs"] = [{"name": "images", "type": "IMAGE", "link": 2}]
+    links = [[1, 1, 0, 2, 0, "IMAGE"], [2, 2, 0, 3, 0, "IMAGE"]]
+    page.load({"nodes": [load, vfi, show], "links": links, "version": 0.4})
+    page.tab.get_by_role("button", name="Show swap nodes").click()
+    page.tab.get_by_role("button", name="Replace Node").click()
+    page.settle()
+    ours = page.node("RIFEFrameInterpolate")
+    assert ours["widgets_values"][0] == 4
+    linked = {slot["name"] for slot in ours["inputs"] if slot.get("link")}
+    assert linked == {"images"} and ours["outputs"][0]["links"]
+    assert page.node("PreviewImage")["inputs"][0]["link"] in ours["outputs"][0]["links"]
