@@ -302,21 +302,21 @@ def progress(node_id: str | None = None, **console: Any) -> Iterator[Callable[..
     console's bar, with these settings of tqdm."""
     node_bar = comfy.utils.ProgressBar(0)
     started = time.monotonic()
-    told = previewed = float("-inf")
+    shown = float("-inf")
 
     with tqdm(**console) as console_bar:
 
         def report(done: int, total: int | None, frame: Tensor | None = None) -> None:
-            nonlocal told, previewed
+            nonlocal shown
             console_bar.total = total
             console_bar.update(done - console_bar.n)
-            preview, now = None, time.monotonic()
-            if frame is not None and now - previewed >= SECONDS_BETWEEN_PREVIEWS:
-                preview = ("JPEG", _thumbnail(frame, args.preview_size), args.preview_size)
-                previewed = time.monotonic()
-            if now - told >= SECONDS_BETWEEN_PREVIEWS:
-                tell(node_id, _so_far(done, total, now - started, console["unit"]))
-                told = now
+            preview = None
+            if time.monotonic() - shown >= SECONDS_BETWEEN_PREVIEWS:
+                seconds = time.monotonic() - started
+                tell(node_id, _so_far(done, total, seconds, console["unit"]))
+                if frame is not None:
+                    preview = ("JPEG", _thumbnail(frame, args.preview_size), args.preview_size)
+                shown = time.monotonic()
             if total:
                 node_bar.update_absolute(done, total, preview)
 

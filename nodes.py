@@ -211,67 +211,6 @@ def _options(flow_scale: str = "auto", **settings: Any) -> dict[str, Any]:
     return {"scale": None if flow_scale == "auto" else float(flow_scale), **settings}
 
 
-class RIFEFrameInterpolate(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="RIFEFrameInterpolate",
-            display_name="RIFE Frame Interpolate",
-            category=CATEGORY,
-            hidden=[io.Hidden.unique_id],
-            description="Makes new frames between the given ones, for smoother or slower motion. "
-            "The given frames come through unchanged.",
-            inputs=[
-                _model_input(),
-                io.Image.Input("images", tooltip="The frames, in order."),
-                _multiplier_input(),
-                io.Float.Input(
-                    "source_fps",
-                    default=8.0,
-                    min=0.001,
-                    max=1000.0,
-                    step=0.001,
-                    optional=True,
-                    tooltip="Frames per second of the images: CogVideoX makes 8 (1.5: 16), Wan 16, "
-                    "or connect the fps of Get Video Components. It decides the fps output, and "
-                    "how many frames target_fps makes.",
-                ),
-                _target_fps_input(),
-                *_settings(),
-            ],
-            outputs=[
-                io.Image.Output(
-                    display_name="images",
-                    tooltip="The frames at the new rate, in order.",
-                ),
-                io.Float.Output(
-                    display_name="fps",
-                    tooltip="For Create Video or Video Combine: keeps the speed. For slow motion, "
-                    "use a lower one there.",
-                ),
-                io.Int.Output(display_name="frame_count", tooltip="How many frames there are now."),
-            ],
-            **host.known(io.Schema, search_aliases=ALIASES),
-        )
-
-    @classmethod
-    def execute(
-        cls,
-        model: host.ModelPatcher | None = None,
-        images: Tensor | None = None,
-        multiplier: int = 2,
-        source_fps: float = 8.0,
-        target_fps: float = 0.0,
-        loop: bool = False,
-        **settings: Any,
-    ) -> io.NodeOutput:
-        source = rife.parse_frame_rate(source_fps)
-        timeline = _timeline(multiplier, target_fps, loop)
-        run = _Run(cls, model, source, timeline)
-        result = run.interpolate(images, _options(**settings))
-        return io.NodeOutput(result, float(run.rate), len(result), ui=run.ui())
-
-
 class _Run:
     """A run of an interpolating node, and what is said of it on the node."""
 
@@ -338,7 +277,68 @@ def _number(rate: Fraction) -> str:
 
 
 def _node_id(node: type[io.ComfyNode]) -> str | None:
-    return getattr(getattr(node, "hidden", None), "unique_id", None)
+    return getattr(node.hidden, "unique_id", None)
+
+
+class RIFEFrameInterpolate(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="RIFEFrameInterpolate",
+            display_name="RIFE Frame Interpolate",
+            category=CATEGORY,
+            hidden=[io.Hidden.unique_id],
+            description="Makes new frames between the given ones, for smoother or slower motion. "
+            "The given frames come through unchanged.",
+            inputs=[
+                _model_input(),
+                io.Image.Input("images", tooltip="The frames, in order."),
+                _multiplier_input(),
+                io.Float.Input(
+                    "source_fps",
+                    default=8.0,
+                    min=0.001,
+                    max=1000.0,
+                    step=0.001,
+                    optional=True,
+                    tooltip="Frames per second of the images: CogVideoX makes 8 (1.5: 16), Wan 16, "
+                    "or connect the fps of Get Video Components. It decides the fps output, and "
+                    "how many frames target_fps makes.",
+                ),
+                _target_fps_input(),
+                *_settings(),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="images",
+                    tooltip="The frames at the new rate, in order.",
+                ),
+                io.Float.Output(
+                    display_name="fps",
+                    tooltip="For Create Video or Video Combine: keeps the speed. For slow motion, "
+                    "use a lower one there.",
+                ),
+                io.Int.Output(display_name="frame_count", tooltip="How many frames there are now."),
+            ],
+            **host.known(io.Schema, search_aliases=ALIASES),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: host.ModelPatcher | None = None,
+        images: Tensor | None = None,
+        multiplier: int = 2,
+        source_fps: float = 8.0,
+        target_fps: float = 0.0,
+        loop: bool = False,
+        **settings: Any,
+    ) -> io.NodeOutput:
+        source = rife.parse_frame_rate(source_fps)
+        timeline = _timeline(multiplier, target_fps, loop)
+        run = _Run(cls, model, source, timeline)
+        result = run.interpolate(images, _options(**settings))
+        return io.NodeOutput(result, float(run.rate), len(result), ui=run.ui())
 
 
 class RIFEVideoInterpolate(io.ComfyNode):

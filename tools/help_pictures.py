@@ -5,9 +5,7 @@
 COGVIDEO_DIR is a checkout of CogVideo, whose clips are used beside those of `tools.assets`.
 """
 
-import os
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -36,14 +34,8 @@ Rows = list[tuple[str, list[Cell]]]  # each with its title
 
 
 def clip(name: str) -> np.ndarray:
-    """All frames, (N, H, W, 3) uint8, of a clip that CogVideoX made or took, or of `assets`."""
-    cogvideo = Path(os.environ["COGVIDEO_DIR"])
-    homes = (
-        cogvideo / "resources" / "videos",
-        cogvideo / "inference" / "gradio_composite_demo" / "example_videos",
-    )
-    paths = [home / f"{name}.mp4" for home in homes]
-    return strip.read(next((path for path in paths if path.exists()), None) or assets.clip(name))
+    """All frames, (N, H, W, 3) uint8."""
+    return strip.read(assets.video(name))
 
 
 def run(frames: np.ndarray, multiplier: int = 2, **options) -> np.ndarray:
@@ -192,18 +184,9 @@ def wheel(image: np.ndarray) -> None:
     image[inside] = colours[inside]
 
 
-def save(page: Image.Image, path: Path) -> None:
-    """As good as the size allows."""
-    for quality in range(90, 30, -4):
-        page.save(path, quality=quality, method=6)
-        if path.stat().st_size <= LARGEST_FILE:
-            print(f"{path.name}: {path.stat().st_size} bytes, quality {quality}, {page.size}")
-            return
-    raise SystemExit(f"{path} has too much in it")
-
-
 if __name__ == "__main__":
     PICTURES.mkdir(parents=True, exist_ok=True)
     for picture in (multiplier, flow_scale, cuts, duplicates, ensemble, optical_flow):
         if picture.__name__ in sys.argv[1:] or not sys.argv[1:]:
-            save(picture(), PICTURES / f"{picture.__name__}.webp")
+            path = PICTURES / f"{picture.__name__}.webp"
+            strip.save_within(picture(), path, LARGEST_FILE, method=6)

@@ -1,6 +1,7 @@
 """A before/after picture: frames of a clip that the network never saw, next to what it made of
 their neighbours."""
 
+from io import BytesIO
 from pathlib import Path
 
 import av
@@ -78,3 +79,16 @@ def write(pen: ImageDraw.ImageDraw, left: float, middle: float, text: str, colou
     """Centred over a column."""
     font = ImageFont.load_default(size=20)
     pen.text((left + CROP / 2, middle), text, fill=colour, font=font, anchor="mm")
+
+
+def save_within(picture: Image.Image, path: Path, largest: int, **options) -> None:
+    """As JPEG or WebP, as good as fits into so many bytes."""
+    for quality in range(90, 10, -5):
+        file = BytesIO()
+        kind = {".jpg": "JPEG", ".webp": "WEBP"}[path.suffix]
+        picture.save(file, kind, quality=quality, optimize=True, **options)
+        if file.tell() <= largest:
+            path.write_bytes(file.getvalue())
+            print(f"{path.name}: {file.tell()} bytes, quality {quality}, {picture.size}")
+            return
+    raise SystemExit(f"{path} can't be made smaller than {largest} bytes")

@@ -26,6 +26,8 @@ import pytest
 from ..test_download import Server, serving
 
 PACK = Path(__file__).parents[2]
+NAME = "comfyui-rife"  # what its folder is called in the ComfyUI of these tests
+NODES = ("LoadRIFEModel", "RIFEFrameInterpolate", "RIFEVideoInterpolate", "RIFEOpticalFlow")
 START_SECONDS = 180
 EVENT_SECONDS = 120
 LINE = 3  # of ComfyUI's binary events
@@ -66,7 +68,7 @@ class ComfyUI:
         self.hub = hub
         for name in ("input", "models/rife", "models/frame_interpolation", "user", OTHER_PACK):
             (base / name).mkdir(parents=True)
-        (base / "custom_nodes" / "comfyui-rife").symlink_to(PACK)
+        (base / "custom_nodes" / NAME).symlink_to(PACK)
         for pack in filter(None, os.environ.get("COMFYUI_PACKS", "").split(os.pathsep)):
             (base / "custom_nodes" / Path(pack).name).symlink_to(Path(pack).resolve())
         with socket.socket() as probe:

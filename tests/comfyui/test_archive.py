@@ -11,12 +11,10 @@ import pytest
 from .. import archive
 from ..test_download import serving
 from . import conftest
-from .conftest import ComfyUI
+from .conftest import NAME, NODES, ComfyUI
 from .test_comfyui import UNPINNED, images_prompt, saved_images
 
 pytestmark = pytest.mark.comfyui
-
-NODES = {"LoadRIFEModel", "RIFEFrameInterpolate", "RIFEOpticalFlow", "RIFEVideoInterpolate"}
 
 
 def test_the_archive_is_all_that_a_new_user_needs(
@@ -32,13 +30,13 @@ def test_the_archive_is_all_that_a_new_user_needs(
         server = ComfyUI(directory, python, tmp_path / "base", hub)
         try:
             server.connect()
-            assert set(server.get("/object_info")) >= NODES
+            assert set(server.get("/object_info")) >= {*NODES}
             (server.base / "input" / "bikes.mp4").write_bytes(clips("bikes").read_bytes())
             first, middle, last = saved_images(server, images_prompt("bikes.mp4", UNPINNED))
             apart = [np.abs(middle - end.astype(float)).mean() for end in (first, last)]
             assert max(apart) < np.abs(last - first.astype(float)).mean()
             assert min(apart) > 0.5
-            took = re.search(r"[\d.]+ seconds: .*comfyui-rife", server.log.read_text())
+            took = re.search(rf"[\d.]+ seconds: .*{NAME}", server.log.read_text())
             assert took, "it was not imported without an error"
             print(took[0])  # for people
         finally:

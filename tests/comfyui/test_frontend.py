@@ -13,15 +13,15 @@ import av
 import pytest
 
 from rife.zoo import ZOO
+from tools import assets
 
-from .conftest import PACK, ComfyUI
+from .conftest import NAME, NODES, PACK, ComfyUI
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 from .browser import CHROMIUM, Page, browsing  # noqa: E402
 
 pytestmark = pytest.mark.comfyui
 
-NAME = "comfyui-rife"  # what the pack's folder is called in the ComfyUI of these tests
 WORKFLOWS = sorted((PACK / "example_workflows").glob("*.json"))
 #: Of 25 frames at 25 a second with sound: rate, frames and whether there is sound afterwards.
 RESULTS = {
@@ -31,7 +31,6 @@ RESULTS = {
     "RIFE Seamless Loop": (100, 100, False),
     "RIFE Long Video": (50, 49, True),
 }
-OURS = ("LoadRIFEModel", "RIFEFrameInterpolate", "RIFEVideoInterpolate", "RIFEOpticalFlow")
 GENERATED = ("RIFE after CogVideoX", "RIFE after CogVideoX Wrapper")
 
 
@@ -110,10 +109,9 @@ def test_the_half_after_the_generator_runs_on_a_generated_clip(
 ) -> None:
     """On one that CogVideoX made, where COGVIDEO_DIR names a checkout of it."""
     clip = comfy.base / "input" / talking
-    if directory := os.environ.get("COGVIDEO_DIR"):
+    if "COGVIDEO_DIR" in os.environ:
         clip = clip.with_name("horse.mp4")
-        examples = Path(directory) / "inference/gradio_composite_demo/example_videos"
-        shutil.copyfile(examples / clip.name, clip)
+        shutil.copyfile(assets.video("horse"), clip)
     graph = json.loads((PACK / "example_workflows" / f"{name}.json").read_text())
     if missing := comfy.lacks(graph):
         pytest.skip(f"this ComfyUI lacks {', '.join(missing)}")
@@ -126,21 +124,15 @@ def test_the_half_after_the_generator_runs_on_a_generated_clip(
 def node_graph(*kinds: str) -> dict:
     """A workflow of unconnected nodes, side by side."""
     nodes = [
-        {
-            "id": number,
-            "type": kind,
-            "pos": [450 * number, 100],
-        }
+        {"id": number, "type": kind, "pos": [450 * number, 100]}
         for number, kind in enumerate(kinds, 1)
     ]
     return {"version": 0.4, "last_node_id": len(nodes), "nodes": nodes, "links": []}
 
 
-@pytest.mark.parametrize("kind", OURS)
+@pytest.mark.parametrize("kind", NODES)
 def test_the_info_button_opens_our_help_page(page: Page, kind: str) -> None:
     help_page = PACK / "web" / "docs" / f"{kind}.md"
-    if not help_page.exists():
-        pytest.skip("there are no help pages")
     page.load(node_graph(kind))
     headings = [line.lstrip("# ") for line in help_page.read_text().splitlines() if line[:1] == "#"]
     shown = page.help(1)
@@ -149,20 +141,17 @@ def test_the_info_button_opens_our_help_page(page: Page, kind: str) -> None:
 
 @pytest.mark.parametrize("language", ["ja", "zh"])
 def test_the_nodes_names_follow_the_language(page: Page, language: str) -> None:
-    translations = PACK / "locales" / language / "nodeDefs.json"
-    if not translations.exists():
-        pytest.skip("there are no translations")
-    expected = json.loads(translations.read_text())
+    expected = json.loads((PACK / "locales" / language / "nodeDefs.json").read_text())
     page.speak(language)
     try:
-        page.load(node_graph(*OURS))
+        page.load(node_graph(*NODES))
         titles = page.tab.evaluate("app.graph.nodes.map((node) => [node.type, node.title])")
         labels = page.tab.evaluate(
             "app.graph.nodes.map((node) => node.widgets.map((it) => it.label))"
         )
     finally:
         page.speak("en")
-    assert dict(titles) == {kind: expected[kind]["display_name"] for kind in OURS}
+    assert dict(titles) == {kind: expected[kind]["display_name"] for kind in NODES}
     for (kind, _), shown in zip(titles, labels, strict=True):
         assert {it["name"] for it in expected[kind]["inputs"].values()} >= set(filter(None, shown))
         assert any(shown)
