@@ -230,7 +230,7 @@ def frame_interpolation(models: str, comfyui: str, pack: str) -> Callable:
 
 def command_line(models: str, *_: str) -> Callable:
     import rife.cli
-    import rife.video  # noqa: F401
+    import rife.media  # noqa: F401
 
     rife.load_model(Path(models) / V425, "cpu")
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .checkpoint import best_device, load_weights, read_state_dict
-from .files import atomic_output
+from .fileio import atomic_output
 from .IFNet import IFNet
 from .IFNet_m import IFNet_m
 

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .files import FileError, atomic_output, refuse_same_file
+from .fileio import FileError, atomic_output, refuse_same_file
 from .IFNet import IFNet
 from .IFNet_2R import IFNet_2R
 from .IFNet_HDv3 import IFNet_HDv3

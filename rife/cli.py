@@ -23,7 +23,7 @@ from .checkpoint import (
 )
 from .clip import interpolate_file
 from .download import fetch
-from .files import FileError, refuse_same_file
+from .fileio import FileError, refuse_same_file
 from .memory import NotEnoughMemory
 from .options import CUTS, Options
 from .timeline import Timeline, parse_frame_rate, parse_multiplier

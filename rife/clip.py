@@ -11,12 +11,13 @@ from pathlib import Path
 from torch import Tensor
 
 from .cancel import Cancel
-from .files import Frame, Reader, atomic_output, refuse_same_file
+from .fileio import atomic_output, refuse_same_file
 from .interpolate import Summary, interpolate_stream
+from .media import create_writer, open_reader
+from .media.base import Frame, Reader
 from .network import Network
 from .options import Options
 from .timeline import Schedule, Timeline
-from .video import create_writer, open_reader
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from .cancel import Cancel, Cancelled
 from .checkpoint import CheckpointError, load_model, sha256
-from .files import FileError, plain_errors
+from .fileio import FileError, plain_errors
 from .zoo import HubFile, Published
 
 logger = logging.getLogger(__name__)

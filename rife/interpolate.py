@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from .cancel import Cancel, Cancelled
-from .files import Frame
 from .heap import freed_memory_kept
+from .media.base import Frame
 from .network import Network
 from .options import Options
 from .pairs import Pairs

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from rife import interpolate_file, load_model
-from rife.video import open_reader
+from rife.media import open_reader
 
 from .test_video import make
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from rife import Options, Schedule, Timeline, interpolate_file, load_model
-from rife.files import FileError
-from rife.video import open_reader
+from rife.fileio import FileError
+from rife.media import open_reader
 
 from .test_video import make
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rife.files import FileError, atomic_output, refuse_same_file
+from rife.fileio import FileError, atomic_output, refuse_same_file
 
 ROOT = Path(__file__).parent.parent
 
@@ -205,8 +205,8 @@ def test_a_disk_without_room_is_a_clear_error_and_leaves_nothing(tmp_path):
         from pathlib import Path
         import torch
         from PIL import Image
-        from rife.files import FileError, atomic_output
-        from rife.video import create_writer, open_reader
+        from rife.fileio import FileError, atomic_output
+        from rife.media import create_writer, open_reader
 
         folder = Path(sys.argv[1])
         (folder / "in").mkdir()

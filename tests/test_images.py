@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image, ImageCms, PngImagePlugin
 
-from rife.files import FileError
-from rife.video import create_writer, open_reader
+from rife.fileio import FileError
+from rife.media import create_writer, open_reader
 
 SIZE = 24, 16  # width, height
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from rife.files import FileError, atomic_output
-from rife.video import create_writer, open_reader
+from rife.fileio import FileError, atomic_output
+from rife.media import create_writer, open_reader
 
 WIDTH, HEIGHT = 64, 48
 TRANSFERS = {1: 1, 6: 6, 9: 16}  # by matrix; 16 is HDR's PQ

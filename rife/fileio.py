@@ -1,6 +1,5 @@
-"""What readers and writers of clips share: their shape, their error, and output that is
-either whole under its final name or not there at all. Formats are in video.py and images.py.
-"""
+"""The error of files and folders, and output that is either whole under its final name or not
+there at all."""
 
 import errno
 import logging
@@ -8,15 +7,9 @@ import os
 import re
 import secrets
 import shutil
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-
-import torch
 
 logger = logging.getLogger(__name__)
 
@@ -34,100 +27,6 @@ _NUMBERED_IMAGE = re.compile(r"\d{8}\.png")
 
 class FileError(OSError):
     """A file can't be read or written; the message says which, why, and what to do next."""
-
-
-@dataclass(frozen=True)
-class ClipInfo:
-    """What is known of a clip before its frames are read."""
-
-    path: Path
-    width: int  # pixels, the way up in which the clip is shown
-    height: int
-    frame_rate: Fraction | None  # average, frames per second
-    frame_count: int | None  # an estimate, for progress bars
-    has_alpha: bool  # frames have 4 channels
-    time_base: Fraction  # seconds; the grid on which frame times lie
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One picture of a clip.
-
-    image: (H, W, 3 or 4), uint8, or float32 in [0, 1] where the source is deeper than 8 bits.
-    time: exact seconds from the clip's first frame.
-    duration: seconds on screen, as far as the source says.
-    """
-
-    image: torch.Tensor
-    time: Fraction
-    duration: Fraction
-
-
-class Reader(ABC):
-    """A clip as an iterable of frames, to be gone through once; a context manager."""
-
-    info: ClipInfo
-    icc_profile: bytes | None = None
-    plays: int = 0  # times an animation is shown; 0: for ever
-
-    @abstractmethod
-    def __iter__(self) -> Iterator[Frame]: ...
-
-    @abstractmethod
-    def close(self) -> None: ...
-
-    def __enter__(self) -> "Reader":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class Writer(ABC):
-    """Takes frames in order of time. As a context manager it closes the output at the end of
-    the block, or discards it when the block raises.
-    """
-
-    @abstractmethod
-    def write(self, image: torch.Tensor, time: Fraction, duration: Fraction | None = None) -> None:
-        """Add one frame.
-
-        image: (H, W, 3 or 4) uint8, or floating point in [0, 1].
-        time: seconds from the clip's first frame, later than the frame before.
-        duration: seconds on screen if no frame follows (None: 1 / frame rate).
-        """
-
-    @abstractmethod
-    def close(self) -> None:
-        """Finish the output: it is whole when this returns without an error."""
-
-    @abstractmethod
-    def discard(self) -> None:
-        """Let go of the output unfinished, as fast as possible and without an error."""
-
-    def __enter__(self) -> "Writer":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if kind is not None:
-            return self.discard()
-        try:
-            self.close()
-        except BaseException:
-            self.discard()
-            raise
-
-
-def to_uint8(image: torch.Tensor) -> torch.Tensor:
-    """The frame on the CPU as uint8, rounded to the nearest value. Shape unchanged."""
-    if image.dtype != torch.uint8:
-        image = image.float().clamp(0, 1).mul(255).round_().to(torch.uint8)
-    return image.cpu().contiguous()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Folders of numbered images and animated pictures (GIF, WebP, APNG), through Pillow.
+"""Animated pictures (GIF, WebP, APNG), through Pillow.
 
 Pillow writes an animation only from all of its frames at once. Here frames are encoded one by one
 and put into the file's containers as they come, so that memory doesn't grow with the clip.
@@ -6,8 +6,6 @@ and put into the file's containers as they come, so that memory doesn't grow wit
 
 import contextlib
 import io
-import logging
-import re
 import struct
 import zlib
 from abc import abstractmethod
@@ -15,77 +13,14 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import GifImagePlugin, Image, ImageOps, PngImagePlugin
+from PIL import GifImagePlugin, Image
 
-from .files import ClipInfo, FileError, Frame, Reader, Writer, plain_errors, to_uint8
-
-logger = logging.getLogger(__name__)
+from ..fileio import FileError, plain_errors
+from .base import ClipInfo, Frame, Reader, Writer
+from .pictures import PILLOW_ERRORS, is_transparent, to_picture, to_tensor
 
 ANIMATIONS_READ = {".gif", ".webp", ".apng", ".png"}
-_IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-# What Pillow raises for damaged files, beside OSError.
-_PILLOW_ERRORS = (
-    SyntaxError,
-    ValueError,
-    EOFError,
-    LookupError,
-    struct.error,
-    Image.DecompressionBombError,
-)
-
-
-class FolderReader(Reader):
-    """The images of a folder (PNG, JPEG, WebP, BMP, TIFF) in the order of the last number in
-    their names, evenly spaced in time. Hidden files and files of other kinds are ignored.
-
-    Frames are uint8 RGB, or RGBA if any image has transparency; EXIF orientation is applied.
-    16-bit images are read as 8 bits, with a warning.
-
-    Raises FileError if there is no image, if sizes differ, or if an image can't be read.
-    """
-
-    def __init__(self, path: Path, frame_rate: Fraction):
-        with plain_errors("read", path):
-            self._files = sorted(
-                (
-                    file
-                    for file in path.iterdir()
-                    if file.suffix.lower() in _IMAGES and not file.name.startswith(".")
-                ),
-                key=_number,
-            )
-        if not self._files:
-            raise FileError(f"The folder {path} holds no images ({', '.join(sorted(_IMAGES))}).")
-        size, has_alpha, deep = None, False, False
-        for file in self._files:
-            with _opened(file) as image:
-                if size is None:
-                    size = _shown_size(image)
-                    self.icc_profile = image.info.get("icc_profile")
-                    self.srgb_intent = image.info.get("srgb")
-                elif size != _shown_size(image):
-                    raise FileError(
-                        f"Images differ in size: {self._files[0]} is {size[0]}x{size[1]}, "
-                        f"{file} is {image.width}x{image.height}. Bring them to one size first."
-                    )
-                has_alpha |= image.has_transparency_data
-                deep |= any(";16" in str(tile) for tile in image.tile)
-        if deep:
-            logger.warning("The 16-bit images in %s are read as 8 bits a channel.", path)
-        rate = Fraction(frame_rate)
-        self.info = ClipInfo(path, *size, rate, len(self._files), has_alpha, 1 / rate)
-
-    def __iter__(self) -> Iterator[Frame]:
-        period = 1 / self.info.frame_rate
-        for index, file in enumerate(self._files):
-            with _opened(file) as image:
-                tensor = _tensor(ImageOps.exif_transpose(image), self.info.has_alpha)
-            yield Frame(tensor, index * period, period)
-
-    def close(self) -> None:
-        pass
 
 
 class AnimationReader(Reader):
@@ -107,7 +42,7 @@ class AnimationReader(Reader):
             self._durations = []
             for frame in self._frames(count):
                 self._durations.append(self._duration())
-                has_alpha |= _is_transparent(frame)
+                has_alpha |= is_transparent(frame)
         self.icc_profile = self._image.info.get("icc_profile")
         self.plays = self._image.info.get("loop", 1 if self._image.format == "GIF" else 0)
         if self._image.format == "GIF" and self._image.info.get("loop"):
@@ -120,7 +55,7 @@ class AnimationReader(Reader):
         )  # fmt: skip
 
     def _errors(self) -> contextlib.AbstractContextManager[None]:
-        return plain_errors("read", self._path, _PILLOW_ERRORS)
+        return plain_errors("read", self._path, PILLOW_ERRORS)
 
     def _frames(self, count: int) -> Iterator[Image.Image]:
         for index in range(self._first, self._first + count):
@@ -140,39 +75,12 @@ class AnimationReader(Reader):
         frames = self._frames(len(self._durations))
         for duration in self._durations:
             with self._errors():
-                tensor = _tensor(next(frames), self.info.has_alpha)
+                tensor = to_tensor(next(frames), self.info.has_alpha)
             yield Frame(tensor, time, duration)
             time += duration
 
     def close(self) -> None:
         self._image.close()
-
-
-class FolderWriter(Writer):
-    """Fills an existing folder with 00000001.png, 00000002.png ...: lossless 8-bit images, each
-    with the ICC profile or sRGB mark of the input's images. Times are not kept.
-    """
-
-    def __init__(self, path: Path, like: Reader):
-        self._path, self._count = path, 0
-        self._icc_profile = like.icc_profile
-        self._chunks = PngImagePlugin.PngInfo()
-        if (intent := getattr(like, "srgb_intent", None)) is not None:
-            self._chunks.add(b"sRGB", bytes([intent]))
-
-    def write(self, image: torch.Tensor, time: Fraction, duration: Fraction | None = None) -> None:
-        self._count += 1
-        file = self._path / f"{self._count:08}.png"
-        with plain_errors("write", file, _PILLOW_ERRORS):
-            _picture(image).save(
-                file, compress_level=4, icc_profile=self._icc_profile, pnginfo=self._chunks
-            )
-
-    def close(self) -> None:
-        pass
-
-    def discard(self) -> None:
-        pass
 
 
 class _AnimationWriter(Writer):
@@ -194,7 +102,7 @@ class _AnimationWriter(Writer):
 
     def write(self, image: torch.Tensor, time: Fraction, duration: Fraction | None = None) -> None:
         self._write_waiting(time)
-        picture = _picture(image).convert("RGBA" if self._like.info.has_alpha else "RGB")
+        picture = to_picture(image).convert("RGBA" if self._like.info.has_alpha else "RGB")
         self._waiting = picture, time, time + (duration or self._period)
 
     def _write_waiting(self, end: Fraction) -> None:
@@ -202,7 +110,7 @@ class _AnimationWriter(Writer):
             return
         picture, time, _ = self._waiting
         steps = round(end * self._clock) - round(time * self._clock)
-        with plain_errors("write", self._path, _PILLOW_ERRORS):
+        with plain_errors("write", self._path, PILLOW_ERRORS):
             if not self._count:
                 self._file.write(self._header(picture))
             self._file.write(self._frame(picture, steps))
@@ -355,42 +263,6 @@ class WebpWriter(_AnimationWriter):
 
 
 ANIMATIONS_WRITTEN = {".gif": GifWriter, ".webp": WebpWriter, ".apng": ApngWriter}
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    with plain_errors("read", path, _PILLOW_ERRORS), Image.open(path) as image:
-        yield image
-
-
-def _number(path: Path) -> tuple[int, str]:
-    numbers = re.findall(r"\d+", path.stem)
-    return (int(numbers[-1]) if numbers else -1), path.name
-
-
-def _shown_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height after EXIF orientation, without decoding the image."""
-    # Pillow decodes a whole PNG in search of EXIF data at its end.
-    exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
-    turned = exif.get(0x0112, 1) >= 5
-    return (image.height, image.width) if turned else image.size
-
-
-def _tensor(image: Image.Image, alpha: bool) -> torch.Tensor:
-    """(H, W, 3 or 4) uint8."""
-    if image.mode.startswith("I"):  # 16 bits of grey; Pillow's own conversion clips them
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-    return torch.from_numpy(np.array(image.convert("RGBA" if alpha else "RGB")))
-
-
-def _picture(image: torch.Tensor) -> Image.Image:
-    """image: (H, W, 3 or 4)."""
-    return Image.fromarray(to_uint8(image).numpy())
-
-
-def _is_transparent(image: Image.Image) -> bool:
-    """Whether any pixel is; formats use transparency to save space in opaque pictures, too."""
-    return image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255
 
 
 def _png_chunks(

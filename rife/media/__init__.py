@@ -1,0 +1,72 @@
+"""Clips on disk: videos with their sound (PyAV), animated pictures and folders of images (Pillow).
+The kind follows from the name."""
+
+from fractions import Fraction
+from pathlib import Path
+
+from ..fileio import FileError, plain_errors
+from .animations import ANIMATIONS_READ, ANIMATIONS_WRITTEN, AnimationReader
+from .base import Reader, Writer
+from .folders import FolderReader, FolderWriter
+from .reader import VideoReader
+from .writer import CONTAINERS, VideoWriter
+
+
+def open_reader(
+    path: str | Path,
+    frame_rate: Fraction = Fraction(24),
+    start: Fraction | float = Fraction(0),
+    duration: Fraction | float | None = None,
+) -> Reader:
+    """Open a video file, an animated GIF, WebP or PNG, or a folder of numbered
+
+    frame_rate: of a folder, which has none of its own; frames per second.
+    start, duration: the part of a video file to read, in seconds (see VideoReader).
+    Raises FileError if there is nothing readable at `path`, or no frame in that part.
+    """
+    path = Path(path)
+    part = start > 0 or duration is not None
+    if part and (path.is_dir() or path.suffix.lower() in ANIMATIONS_READ):
+        raise FileError(f"A part can be read of video files only; {path} is read whole or not.")
+    if path.is_dir():
+        return FolderReader(path, frame_rate)
+    with plain_errors("read", path):
+        if not path.stat().st_size:
+            raise FileError(f"{path} is empty.")
+    if path.suffix.lower() in ANIMATIONS_READ:
+        return AnimationReader(path)
+    return VideoReader(path, start, duration)
+
+
+def create_writer(
+    path: str | Path,
+    like: Reader,
+    frame_rate: Fraction,
+    *,
+    crf: int = 18,
+    codec: str | None = None,
+    pixel_format: str | None = None,
+    time_base: Fraction | None = None,
+    sound: bool = True,
+) -> Writer:
+    """Start an output whose kind follows from `path`: an existing folder is filled with numbered
+    PNG images, .gif, .webp and .apng become animations, anything else is video (see VideoWriter,
+    also for the options, which concern video alone).
+
+    like: the reader of the input; size, transparency, colours, sound and tags are taken from it.
+    frame_rate: frames per second, on average.
+    Raises FileError for an unknown suffix and for settings that don't go together.
+    """
+    path, suffix = Path(path), Path(path).suffix.lower()
+    if suffix in CONTAINERS and not path.is_dir():
+        return VideoWriter(
+            path, like, frame_rate, crf, codec, pixel_format, time_base=time_base, sound=sound
+        )
+    if codec or pixel_format:
+        raise FileError(f"A codec and pixel format can be chosen for video only, not for {path}.")
+    if path.is_dir():
+        return FolderWriter(path, like)
+    if suffix in ANIMATIONS_WRITTEN:
+        return ANIMATIONS_WRITTEN[suffix](path, like, frame_rate)
+    known = ", ".join([*CONTAINERS, *ANIMATIONS_WRITTEN])
+    raise FileError(f"Can't write {suffix or 'unnamed'} files; the name may end in {known}.")
