@@ -70,7 +70,7 @@ def test_the_archive_has_what_runs_and_nothing_else(in_git: None) -> None:
     code = {file for file in files if file.endswith(".py") and not file.startswith("rife/")}
     assert code == {"__init__.py", "__main__.py", "nodes.py", "comfy_host.py"}
     assert {file for file in files if file.startswith("rife/")} == {
-        f"rife/{file.name}" for file in (ROOT / "rife").glob("*.py")
+        file.relative_to(ROOT).as_posix() for file in (ROOT / "rife").rglob("*.py")
     }
 
 
