@@ -14,6 +14,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 HALF = Fraction(1, 2)
+#: What a clip's length is counted in: up to its last frame, or for as long as before.
+LENGTHS = ("frames", "duration")
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class Timeline:
     frame_rate: output frames a second, evenly spaced; takes the multiplier's place. The clip lasts
         as long as before, n frames of 1 / r seconds make ceil(n frame_rate / r): the last input
         frame is shown for its time, too.
+    length: "frames" ends with the last input frame, as above; "duration" shows it for its time, so
+        that the clip lasts as long as before: ceil(n m) frames, the last ones the same.
     loop: go on from the last frame to the first, up to just before it: ceil(n m) frames.
     slow_motion: show the frames at the input's rate.
     tick: seconds; a frame that lies as near to an output frame is taken for it, since files round
@@ -73,8 +77,8 @@ class Timeline:
     Where there are to be fewer frames than came in (m < 1: floor((n - 1) m) + 1), the nearest are
     picked and none is made; the first and, if there are two or more, the last stay.
 
-    What follows the last frame is the timeline's too (`closes`): with `loop` the first frame, with
-    `frame_rate` the last frame itself, still shown.
+    What follows the last frame is the timeline's too (`closes`): with `loop` the first frame, else
+    the last frame itself, still shown.
     """
 
     multiplier: Fraction | Schedule = Fraction(2)
@@ -82,17 +86,20 @@ class Timeline:
     loop: bool = False
     slow_motion: bool = False
     tick: Fraction = Fraction(0)
+    length: str = "frames"
 
     def __post_init__(self) -> None:
         if not isinstance(self.multiplier, Schedule) and self.multiplier <= 0:
             raise ValueError(f"multiplier must be more than 0, not {self.multiplier}")
         if self.frame_rate is not None and self.frame_rate <= 0:
             raise ValueError(f"the frame rate must be more than 0, not {self.frame_rate}")
+        if self.length not in LENGTHS:
+            raise ValueError(f"length is {self.length!r}, but must be one of {', '.join(LENGTHS)}")
 
     @property
     def closes(self) -> bool:
         """Whether the clip goes on to the place of a frame that would follow its last."""
-        return self.loop or self.frame_rate is not None
+        return self.loop or self.frame_rate is not None or self.length == "duration"
 
     @property
     def even(self) -> bool:

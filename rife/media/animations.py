@@ -32,6 +32,7 @@ class AnimationReader(Reader):
     """
 
     def __init__(self, path: Path):
+        super().__init__()
         self._path = path
         with self._errors():
             self._image = Image.open(path)

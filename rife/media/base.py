@@ -1,5 +1,6 @@
 """What readers and writers of clips share."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 
 import torch
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,19 +33,35 @@ class Frame:
     image: (H, W, 3 or 4), uint8, or float32 in [0, 1] where the source is deeper than 8 bits.
     time: exact seconds from the clip's first frame.
     duration: seconds on screen, as far as the source says.
+    follows_gap: whether frames are missing before this one, so that nothing is to be made between
+        it and the frame before.
     """
 
     image: torch.Tensor
     time: Fraction
     duration: Fraction
+    follows_gap: bool = False
 
 
 class Reader(ABC):
-    """A clip as an iterable of frames, to be gone through once; a context manager."""
+    """A clip as an iterable of frames, to be gone through once; a context manager.
+
+    Only the thread that iterates touches the file. An iterator that isn't run to its end is closed
+    before the reader is.
+    """
 
     info: ClipInfo
     icc_profile: bytes | None = None
     plays: int = 0  # times an animation is shown; 0: for ever
+
+    def __init__(self) -> None:
+        #: What of the clip is damaged or missing, a line each, as far as it has been read.
+        self.damage: list[str] = []
+
+    def report_damage(self, text: str) -> None:
+        """Say that a part of the clip is damaged or missing, and go on without it."""
+        self.damage.append(text)
+        logger.warning("%s", text)
 
     @abstractmethod
     def __iter__(self) -> Iterator[Frame]: ...

@@ -29,6 +29,7 @@ class FolderReader(Reader):
     """
 
     def __init__(self, path: Path, frame_rate: Fraction):
+        super().__init__()
         with plain_errors("read", path):
             self._files = sorted(
                 (

@@ -2,7 +2,8 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Collection, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -71,10 +72,16 @@ class VideoReader(Reader):
         start: Fraction | float = Fraction(0),
         duration: Fraction | float | None = None,
     ):
+        super().__init__()
         self._path = path
         self._start = start if start > 0 else -math.inf
         self._end = math.inf if duration is None else max(start, 0) + duration
-        self.on_packet: Callable[[av.Packet], None] | None = None  # gets all but video, in order
+        #: Indices of the streams beside the video whose packets, or decoded frames, are wanted.
+        self.copied_streams: Collection[int] = ()
+        self.decoded_streams: Collection[int] = ()
+        #: These, with their stream's index, in the file's order. Whoever iterates over the frames
+        #: appends; a writer, in whatever thread, takes them from the left.
+        self.queue: deque[tuple[int, av.Packet | av.AudioFrame]] = deque()
         with self._errors():
             # Where a file can't be sought exactly, decoding has to begin earlier.
             earlier = [start - seconds for seconds in (0, 5, 10, 20)] if start > 0 else []
@@ -238,10 +245,8 @@ class VideoReader(Reader):
                 if shown is not None:
                     reached = max(reached, shown - self.origin)
                 if packet.stream.index != self._stream.index:
-                    if self.on_packet and (
-                        shown is None or self._others_start <= shown < self._end
-                    ):
-                        self.on_packet(packet)
+                    if shown is None or self._others_start <= shown < self._end:
+                        self._enqueue(packet)
                     continue
                 if ended:
                     continue
@@ -270,6 +275,14 @@ class VideoReader(Reader):
                 f"({getattr(error, 'strerror', None) or error}). Get a whole copy, or mend it with "
                 "ffmpeg -i FILE MENDED_FILE."
             ) from error
+
+    def _enqueue(self, packet: av.Packet) -> None:
+        """Hand on a packet of sound or subtitles, decoded if that is wanted."""
+        index = packet.stream.index
+        if index in self.copied_streams and packet.size:
+            self.queue.append((index, packet))
+        elif index in self.decoded_streams:
+            self.queue.extend((index, frame) for frame in packet.decode())
 
     def _image(self, frame: av.VideoFrame) -> torch.Tensor:
         if (frame.width, frame.height) != self._coded_size:

@@ -101,8 +101,9 @@ class VideoWriter(Writer):
             except BaseException:
                 self.discard()
                 raise
+        self._source = source
         if source is not None:
-            source.on_packet = self._take
+            source.copied_streams, source.decoded_streams = self._copied, self._encoded
 
     def _errors(self) -> contextlib.AbstractContextManager[None]:
         return plain_errors("write", self._path, AV_ERRORS)
@@ -208,22 +209,22 @@ class VideoWriter(Writer):
         stream.codec_context.bit_rate = 96000 * max(2, source.codec_context.channels)
         return stream
 
-    def _take(self, packet: av.Packet) -> None:
-        """Hand on one packet of the input's sound or subtitles."""
-        with self._errors():
-            index = packet.stream.index
+    def _mux_queued(self) -> None:
+        """Write the sound and subtitles that were read since the last call."""
+        queue = self._source.queue if self._source else ()
+        while queue:
+            index, item = queue.popleft()
             if index in self._encoded:
-                for frame in packet.decode():
-                    if frame.pts is not None:
-                        frame.pts -= round(self._shift / frame.time_base)
-                    self._container.mux(self._encoded[index].encode(frame))
-            elif index in self._copied and packet.size:
-                shift = round(self._shift / packet.time_base)
-                pts, dts = packet.pts, packet.dts
-                packet.pts = (dts if pts is None else pts) - shift
-                packet.dts = (pts if dts is None else dts) - shift
-                packet.stream = self._copied[index]
-                self._container.mux(packet)
+                if item.pts is not None:
+                    item.pts -= round(self._shift / item.time_base)
+                self._container.mux(self._encoded[index].encode(item))
+            else:
+                shift = round(self._shift / item.time_base)
+                pts, dts = item.pts, item.dts
+                item.pts = (dts if pts is None else pts) - shift
+                item.dts = (pts if dts is None else dts) - shift
+                item.stream = self._copied[index]
+                self._container.mux(item)
 
     def write(self, image: torch.Tensor, time: Fraction, duration: Fraction | None = None) -> None:
         pts = self._start + round(time / self._time_base)
@@ -231,6 +232,7 @@ class VideoWriter(Writer):
             raise ValueError(f"the frame at {float(time):.6f} s does not come after the last one")
         self._last_pts, self._last_duration = pts, duration or self._period
         with self._errors():
+            self._mux_queued()
             frame = self._frame(image)
             frame.pts, frame.time_base = pts, self._time_base
             self._mux(self._stream.encode(frame))
@@ -264,6 +266,7 @@ class VideoWriter(Writer):
 
     def close(self) -> None:
         with self._errors():
+            self._mux_queued()
             self._mux(self._stream.encode(None), final=True)
             for stream in self._encoded.values():
                 self._container.mux(stream.encode(None))
