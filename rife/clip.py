@@ -2,8 +2,8 @@
 
 import logging
 import math
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -14,7 +14,6 @@ from .cancel import Cancel
 from .fileio import atomic_output, refuse_same_file
 from .interpolate import Summary, interpolate_stream
 from .media import create_writer, open_reader
-from .media.base import Frame, Reader
 from .network import Network
 from .options import Options
 from .timeline import Schedule, Timeline
@@ -62,22 +61,32 @@ def interpolate_file(
         info = reader.info
         source_rate = info.frame_rate or frame_rate
         timeline = replace(timeline, tick=info.time_base)
-        times = _Times(reader, timeline, source_rate)
         rate = timeline.rate(source_rate)
         if timeline.slow_motion and getattr(reader, "other_streams", ()):
             log.warning("Slow motion has no sound: it is left out.")
-        with create_writer(
-            temporary, reader, rate,
-            time_base=_time_base(timeline, info.time_base), sound=not timeline.slow_motion,
-            **encoding,
-        ) as writer:  # fmt: skip
-            total = info.frame_count and timeline.count(info.frame_count, source_rate)
-            stream = interpolate_stream(model, times, timeline, options, cancel, summary)
-            count = 0
-            for count, (_, image) in enumerate(stream, 1):  # noqa: B007
-                writer.write(image, *times.at(count - 1))
+        summary = summary or Summary()
+        total = info.frame_count and timeline.count(info.frame_count, source_rate)
+        count = 0
+        # Left from the last to the first, however it ends: nobody reads any more when the writer
+        # finishes or discards its file, and when the reader closes its own.
+        with (
+            create_writer(
+                temporary, reader, rate,
+                time_base=_time_base(timeline, info.time_base), sound=not timeline.slow_motion,
+                **encoding,
+            ) as writer,
+            closing(iter(reader)) as frames,
+            closing(
+                interpolate_stream(
+                    model, frames, timeline, options, cancel, summary, frame_rate=source_rate
+                )
+            ) as stream,
+        ):  # fmt: skip
+            for count, (image, time, duration) in enumerate(stream, 1):
+                writer.write(image, time, duration)
                 if progress:
                     progress(count, total, image)
+        summary.damage += reader.damage
     return count
 
 
@@ -90,29 +99,3 @@ def _time_base(timeline: Timeline, source: Fraction) -> Fraction | None:
     else:
         parts = timeline.multiplier.numerator
     return source / parts
-
-
-class _Times:
-    """A reader's frames, one by one, and when the output frames between the latest are shown."""
-
-    def __init__(self, reader: Reader, timeline: Timeline, source_rate: Fraction):
-        self.reader, self.timeline = reader, timeline
-        self.period = 1 / timeline.rate(source_rate) if timeline.even else None  # seconds
-        self.marks: deque[tuple[Fraction, Fraction]] = deque()  # place and time of input frames
-
-    def __iter__(self) -> Iterator[Frame]:
-        for index, frame in enumerate(self.reader):
-            self.marks.append((self.timeline.place(index, frame.time), frame.time))
-            yield frame
-        end = frame.time + frame.duration
-        self.marks.append((self.timeline.place(index + 1, end), end))
-
-    def at(self, k: int) -> tuple[Fraction, Fraction]:
-        """Time and duration, in seconds, of output frame k; k grows from call to call."""
-        if self.period:
-            return k * self.period, self.period
-        while len(self.marks) > 2 and self.marks[1][0] <= k:
-            self.marks.popleft()
-        (place, time), (next_place, next_time) = self.marks[0], self.marks[1]
-        step = (next_time - time) / (next_place - place)
-        return time + (k - place) * step, step

@@ -5,6 +5,7 @@ Flow" (2007), by which flow is commonly shown.
 
 import math
 from collections.abc import Callable
+from contextlib import closing
 from fractions import Fraction
 from itertools import pairwise
 
@@ -59,13 +60,13 @@ def optical_flow(
     options.check(model)
     for index, frame in enumerate(frames):
         check_frame(frame, index)
-    run = Pairs(model, options, cancel)
     flow = frames.new_empty((pairs, *frames.shape[1:3], 4), dtype=torch.float32)
     mask = frames.new_empty((pairs, *frames.shape[1:3]), dtype=torch.float32)
-    for i, (first, second) in enumerate(pairwise(frames)):  # each the same tensor in both pairs
-        flow[i], mask[i] = run.motion(first, second, Fraction(timestep))
-        if progress:
-            progress(i + 1, pairs, motion_to_image(flow[i]))
+    with closing(Pairs(model, options, cancel)) as run:
+        for i, (first, second) in enumerate(pairwise(frames)):  # each the same tensor in both pairs
+            flow[i], mask[i] = run.motion(first, second, Fraction(timestep))
+            if progress:
+                progress(i + 1, pairs, motion_to_image(flow[i]))
     return flow, mask
 
 

@@ -9,9 +9,9 @@ the CPU waits where it needs a finished frame, while the next are being made.
 
 import logging
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -105,7 +105,7 @@ class Device:
             made = work()
         return made, graph.replay
 
-    def aside(self, items: Iterator[T]) -> Iterator[T]:
+    def aside(self, items: Iterator[T]) -> Generator[T, None, None]:
         """`items`, found by a thread of its own; its look at frames on the device then waits for
         itself alone, and not for all that is queued."""
         stream = torch.cuda.Stream(self.device)
@@ -115,9 +115,10 @@ class Device:
             with torch.cuda.stream(stream):
                 return next(items, None)
 
-        for item in found_ahead(following):
-            self.compute.wait_stream(stream)
-            yield item
+        with closing(found_ahead(following)) as found:
+            for item in found:
+                self.compute.wait_stream(stream)
+                yield item
 
     def drain(self) -> None:
         """Wait for everything, and give staging's memory back, which torch keeps otherwise."""
@@ -354,17 +355,17 @@ class Card:
         self._held.clear()
 
 
-def found_ahead(following: Callable[[], T | None]) -> Iterator[T]:
+def found_ahead(following: Callable[[], T | None]) -> Generator[T, None, None]:
     """What `following` returns, call for call, up to the first None: called in another thread, some
-    calls ahead."""
-    with ThreadPoolExecutor(1, "frames") as thread:
+    calls ahead. Closed, it waits for the call that is under way."""
+    thread = ThreadPoolExecutor(1, "frames")
+    try:
         coming = deque(thread.submit(following) for _ in range(LOOK_AHEAD))
-        try:
-            while (item := coming.popleft().result()) is not None:
-                coming.append(thread.submit(following))
-                yield item
-        finally:
-            thread.shutdown(wait=False, cancel_futures=True)
+        while (item := coming.popleft().result()) is not None:
+            coming.append(thread.submit(following))
+            yield item
+    finally:
+        thread.shutdown(cancel_futures=True)
 
 
 def device_of(model: Network) -> Device | None:

@@ -6,9 +6,9 @@ all run `_stream`.
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import groupby
 from typing import NamedTuple
@@ -29,16 +29,34 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, Tensor], None]
 
+#: Of one pair that the network is asked for at once, so that a run of any multiplier takes no more
+#: memory and can be stopped.
+MOST_TIMESTEPS = 256
+#: Frames of one that networks with a fixed timestep make, by recursion.
+MOST_BY_RECURSION = 1024
+
+
+class OutputFrame(NamedTuple):
+    """A frame of the result.
+
+    image: (H, W, C), like the input's. time, duration: in seconds; the first frame is shown at 0.
+    """
+
+    image: Tensor
+    time: Fraction
+    duration: Fraction
+
 
 @dataclass
 class Summary:
     """What a run did, counted while it goes on: frames given and shown, cuts found, frames that
-    repeat (where that was looked for)."""
+    repeat (where that was looked for), and what of the input is damaged, a line each."""
 
     given: int = 0
     shown: int = 0
     cuts: int = 0
     repeats: int = 0
+    damage: list[str] = field(default_factory=list)
 
 
 def interpolate(
@@ -90,11 +108,11 @@ def interpolate(
     elif out.shape != (total, *frames.shape[1:]):
         raise ValueError(f"out is {tuple(out.shape)}, not {(total, *frames.shape[1:])}")
 
-    stream = _stream(model, frames, timeline, Options(**options), cancel, summary)
-    for i, (_, frame) in enumerate(stream):
-        out[i] = frame
-        if progress:
-            progress(i + 1, total, out[i])
+    with closing(_stream(model, frames, timeline, Options(**options), cancel, summary)) as stream:
+        for i, frame in enumerate(stream):
+            out[i] = frame.image
+            if progress:
+                progress(i + 1, total, out[i])
     return out
 
 
@@ -105,17 +123,27 @@ def interpolate_stream(
     options: Options = Options(),  # noqa: B008 (frozen)
     cancel: Cancel | None = None,
     summary: Summary | None = None,
-) -> Iterator[tuple[Fraction, Tensor]]:
+    *,
+    frame_rate: Fraction = Fraction(1),
+) -> Generator[OutputFrame, None, None]:
     """As `interpolate`, frame by frame: holds a few input frames, however many there are.
 
-    frames: images of (H, W, C) each, a second apart, or with times of their own.
-    Yields (position, frame): 2 is the third input frame, 5/2 what lies halfway between the third
-    and the fourth.
+    Close the generator where it isn't run to its end (`contextlib.closing`): then no thread of its
+    own is left, and no memory of the device.
+
+    Args:
+        frames: images of (H, W, C) each, a second apart, or with times of their own.
+        frame_rate: input frames a second, on average; the rate of slow motion.
+
+    Yields:
+        The frames of the result, in order. An input frame that lasts longer than the one before it
+        and ends the clip keeps its duration, whatever the multiplier.
     """
     dtype = None
-    for place, frame in _stream(model, frames, timeline, options, cancel, summary):
-        dtype = dtype or frame.dtype  # the first is an input frame
-        yield place, frame.to(dtype)
+    with closing(_stream(model, frames, timeline, options, cancel, summary, frame_rate)) as stream:
+        for frame in stream:
+            dtype = dtype or frame.image.dtype  # the first is an input frame
+            yield frame._replace(image=frame.image.to(dtype))
 
 
 def _stream(
@@ -125,73 +153,106 @@ def _stream(
     options: Options,
     cancel: Cancel | None,
     summary: Summary | None,
-) -> Iterator[tuple[Fraction, Tensor]]:
+    frame_rate: Fraction = Fraction(1),
+) -> Generator[OutputFrame, None, None]:
     """As interpolate_stream, but that new frames have the dtype that `Pairs` gives them."""
     options.check(model)
     summary = summary or Summary()
-    run = _Run(model, options, cancel, summary)
+    run = _Run(model, options, timeline, frame_rate, cancel, summary)
     begun: deque[tuple[Sequence[_Step], Iterator[Tensor]]] = deque()
+    keys = _keys(frames, timeline, options, summary)
+    steps = run.pairs.aside(run.steps(keys))
     with freed_memory_kept() if model.device.type == "cpu" else nullcontext():
         try:
-            each = map(_step, timeline.steps(_keys(frames, timeline, options, summary)))
-            for steps in run.together(run.pairs.aside(each)):
-                begun.append((steps, run.begin(steps)))
+            for group in run.groups(steps):
+                begun.append((group, run.begin(group)))
                 if len(begun) > run.pairs.ahead:
-                    yield from run.images(*begun.popleft())
+                    yield from run.output(*begun.popleft())
             while begun:
-                yield from run.images(*begun.popleft())
+                yield from run.output(*begun.popleft())
         finally:
+            steps.close()  # first, as it may be a thread that runs the rest
+            keys.close()
+            begun.clear()
             run.pairs.close()
 
 
 @dataclass(frozen=True, eq=False)
-class _Key:
-    """An input frame, (H, W, C), between which and the next one there is motion, or a cut."""
+class _KeyFrame:
+    """An input frame, (H, W, C), between which and the next one there is motion, or a cut.
+
+    place: on the timeline's axis. time, duration: in seconds. interval: seconds since the input
+    frame before, None for the first. shot: frames of one number belong to one shot.
+    """
 
     index: int
     image: Tensor
     thumbnail: Tensor | None
+    place: Fraction
+    time: Fraction
+    duration: Fraction
+    interval: Fraction | None
     shot: int = 0
+    follows_gap: bool = False
 
 
-class _Step(NamedTuple):
-    """What is shown from one frame to the next, at timesteps in [0, 1]; inner: those in (0, 1);
-    moves: the network makes what lies between."""
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """The frames that are shown from one key frame on, at timesteps in [0, 1] on the way to the
+    next; is_motion: the network makes those within (0, 1)."""
 
-    first: _Key
-    second: _Key
+    first: _KeyFrame
+    second: _KeyFrame
     timesteps: Sequence[Fraction]
-    inner: Sequence[Fraction]
-    moves: bool
+    is_motion: bool
+
+    @property
+    def new(self) -> list[Fraction]:
+        """The timesteps at which no input frame lies."""
+        return [t for t in self.timesteps if 0 < t < 1]
 
 
 def _keys(
     frames: Iterable[Tensor | Frame], timeline: Timeline, options: Options, summary: Summary
-) -> Iterator[tuple[_Key, Fraction]]:
-    """The frames and their places, and what follows the last where the timeline closes."""
-    placed = _placed(frames, timeline, options, summary)
-    if not options.duplicates:
-        yield from ((key, place) for key, place, _ in placed)
-        return
-    for _, shot in groupby(placed, lambda frame: frame[0].shot):
-        yield from even_out(shot)
+) -> Generator[_KeyFrame, None, None]:
+    """The frames, and what follows the last where the timeline closes; without those that repeat,
+    if that is asked."""
+    latest: deque[_KeyFrame] = deque(maxlen=2)
+    with closing(_placed(frames, timeline, options, summary)) as placed:
+        if not options.duplicates:
+            yield from (key for key, _ in placed)
+            return
+
+        def noted() -> Iterator[tuple[_KeyFrame, Fraction, bool]]:
+            for key, repeats in placed:
+                latest.append(key)
+                yield key, key.place, repeats
+
+        for _, shot in groupby(noted(), lambda frame: frame[0].shot):
+            for key, place in even_out(shot):
+                if place != key.place:  # moved towards the frame that has just come
+                    before, after = latest
+                    share = (place - before.place) / (after.place - before.place)
+                    time = before.time + share * (after.time - before.time)
+                    key = replace(key, place=place, time=time)
+                yield key
 
 
 def _placed(
     frames: Iterable[Tensor | Frame], timeline: Timeline, options: Options, summary: Summary
-) -> Iterator[tuple[_Key, Fraction, bool]]:
-    """The frames, their places, and whether each repeats the ones before, if that is asked."""
-    seek_cuts = options.cuts != "ignore" and options.cut_sensitivity > 0
+) -> Generator[tuple[_KeyFrame, bool], None, None]:
+    """The frames, and whether each repeats the ones before, if that is asked."""
+    detect_cuts = options.cuts != "ignore" and options.cut_sensitivity > 0
     cuts = CutDetector(options.cut_sensitivity)
     first = before = run = None
     within_range = True
 
-    def after(key: _Key) -> _Key:
+    def in_shot(key: _KeyFrame) -> _KeyFrame:
         if before is None:
             return key
-        cut = seek_cuts and cuts.is_cut(before.thumbnail, key.thumbnail)
-        summary.cuts += cut
-        return replace(key, shot=before.shot + cut)
+        cut = detect_cuts and cuts.is_cut(before.thumbnail, key.thumbnail)
+        summary.cuts += cut and not key.follows_gap
+        return replace(key, shot=before.shot + (cut or key.follows_gap))
 
     for index, frame in enumerate(frames):
         if not isinstance(frame, Frame):
@@ -199,42 +260,79 @@ def _placed(
         if not check_frame(frame.image, index, like=before and before.image) and within_range:
             log.warning("frames have values outside [0, 1]; new frames are made from clamped ones")
             within_range = False
-        looked_at = seek_cuts or options.duplicates
-        key = after(_Key(index, frame.image, thumbnail(frame.image) if looked_at else None))
+        key = in_shot(
+            _KeyFrame(
+                index,
+                frame.image,
+                thumbnail(frame.image) if detect_cuts or options.duplicates else None,
+                timeline.place(index, frame.time),
+                frame.time,
+                frame.duration,
+                before and frame.time - before.time,
+                follows_gap=frame.follows_gap,
+            )
+        )
         # Not with the frame before: a slow drift would go unseen from frame to frame.
         repeats = bool(options.duplicates and run and is_duplicate(run.thumbnail, key.thumbnail))
+        repeats = repeats and not key.follows_gap
         summary.given += 1
         summary.repeats += repeats
-        yield key, timeline.place(index, frame.time), repeats
-        before, run, end = key, run if repeats else key, frame.time + frame.duration
+        yield key, repeats
+        before, run = key, run if repeats else key
         if timeline.loop:
             first = first or key
     if before and timeline.closes:
-        follows = after(replace(first, index=before.index + 1)) if timeline.loop else before
-        yield follows, timeline.place(before.index + 1, end), not timeline.loop
-
-
-def _step(found: tuple[_Key, _Key, Sequence[Fraction]]) -> _Step:
-    first, second, timesteps = found
-    inner = [t for t in timesteps if 0 < t < 1]
-    same_shot = first.shot == second.shot
-    moves = bool(inner) and same_shot and not _same(first.image, second.image)
-    return _Step(first, second, timesteps, inner, moves)
+        end = before.time + before.duration
+        place = timeline.place(before.index + 1, end)
+        last = replace(before, index=before.index + 1, place=place, time=end, follows_gap=False)
+        if timeline.loop:
+            last = in_shot(replace(last, image=first.image, thumbnail=first.thumbnail))
+        yield last, not timeline.loop
 
 
 class _Run:
     """What is shown between two frames: themselves, what a network makes of them, or a cut."""
 
-    def __init__(self, model: Network, options: Options, cancel: Cancel | None, summary: Summary):
-        self.options, self.cancel, self.summary = options, cancel, summary
+    def __init__(
+        self,
+        model: Network,
+        options: Options,
+        timeline: Timeline,
+        frame_rate: Fraction,
+        cancel: Cancel | None,
+        summary: Summary,
+    ):
+        self.options, self.timeline = options, timeline
+        self.cancel, self.summary = cancel, summary
         self.pairs = Pairs(model, options, cancel)
+        self._any_timestep, self._version = model.any_timestep, model.version
+        self._period = 1 / timeline.rate(frame_rate) if timeline.even else None
+        self._count = 0  # output frames so far
 
-    def together(self, steps: Iterable[_Step]) -> Iterator[list[_Step]]:
+    def steps(self, keys: Iterable[_KeyFrame]) -> Iterator[_Step]:
+        """What is shown, from key frame to key frame; many timesteps in several steps."""
+        for first, second, timesteps in self.timeline.steps((key, key.place) for key in keys):
+            most = MOST_TIMESTEPS if self._any_timestep else MOST_BY_RECURSION
+            if len(timesteps) > most and not self._any_timestep:
+                raise ValueError(
+                    f"{self._version} makes midpoints only, so it can't make {len(timesteps)} "
+                    f"frames of one, but {most} at most; use a smaller multiplier, or a model of v4"
+                )
+            for start in range(0, len(timesteps), most):
+                piece = timesteps[start : start + most]
+                is_motion = (
+                    any(0 < t < 1 for t in piece)
+                    and first.shot == second.shot
+                    and not _same(first.image, second.image)
+                )
+                yield _Step(first, second, piece, is_motion)
+
+    def groups(self, steps: Iterable[_Step]) -> Iterator[list[_Step]]:
         """`steps`, in such groups that the network's calls make good use of the device."""
         group: list[_Step] = []
         for step in steps:
             group.append(step)
-            runs = sum(len(step.inner) for step in group if step.moves)
+            runs = sum(len(step.new) for step in group if step.is_motion)
             most = self.pairs.at_once(step.first.image) if runs else 0
             if runs >= most or len(group) >= most:
                 yield group
@@ -245,33 +343,48 @@ class _Run:
     def begin(self, steps: Sequence[_Step]) -> Iterator[Tensor]:
         """Have the network make what `steps` need of it."""
         return self.pairs.all_between(
-            [(step.first.image, step.second.image, step.inner) for step in steps if step.moves]
+            [(step.first.image, step.second.image, step.new) for step in steps if step.is_motion]
         )
 
-    def images(
-        self, steps: Sequence[_Step], made: Iterator[Tensor]
-    ) -> Iterator[tuple[Fraction, Tensor]]:
-        """Yield the images at the steps' timesteps, with their places in the clip; made: what
-        `begin` gave."""
+    def output(self, steps: Sequence[_Step], rendered: Iterator[Tensor]) -> Iterator[OutputFrame]:
+        """The frames at the steps' timesteps; rendered: what `begin` gave."""
         for step in steps:
             if self.cancel and self.cancel():
                 raise Cancelled("interpolation was cancelled")
             first, second = step.first, step.second
-            between = made if step.moves else self._without_network(step)
+            between = rendered if step.is_motion else self._without_network(step)
             for t in step.timesteps:
+                time, duration = self._shown(step)
                 self.summary.shown += 1
-                place = first.index + t * (second.index - first.index)
-                yield place, first.image if t == 0 else second.image if t == 1 else next(between)
+                self._count += 1
+                image = first.image if t == 0 else second.image if t == 1 else next(between)
+                yield OutputFrame(image, time, duration)
+
+    def _shown(self, step: _Step) -> tuple[Fraction, Fraction]:
+        """Time and duration, in seconds, of the output frame that comes next, which lies within
+        `step`."""
+        if self._period:
+            return self._count * self._period, self._period
+        first, second = step.first, step.second
+        if first is not second:
+            pace = (second.time - first.time) / (second.place - first.place)
+            return first.time + (self._count - first.place) * pace, pace
+        last = first  # of the clip
+        end = last.time + last.duration
+        pace = last.duration / (self.timeline.place(last.index + 1, end) - last.place)
+        time = last.time + (self._count - last.place) * pace
+        is_held = last.interval is None or last.duration > last.interval + self.timeline.tick
+        return time, last.duration if is_held and not self.timeline.closes else pace
 
     def _without_network(self, step: _Step) -> Iterator[Tensor]:
         first, second = step.first, step.second
-        for t in step.inner:
+        for t in step.new:
             if first.shot == second.shot:
                 yield first.image
-            elif self.options.cuts == "hold":
-                yield first.image if t < HALF else second.image
-            else:
+            elif self.options.cuts == "blend" and not second.follows_gap:
                 yield _fade(first.image, second.image, float(t))
+            else:
+                yield first.image if t < HALF else second.image
 
 
 def _same(first: Tensor, second: Tensor) -> bool:

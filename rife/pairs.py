@@ -5,7 +5,7 @@ the frames, then all of it on the CPU. Whole frames on GPUs are the business of 
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -83,10 +83,10 @@ class Pairs:
         taken."""
         return 1 if self._device else 0
 
-    def aside(self, items: Iterator[T]) -> Iterator[T]:
+    def aside(self, items: Iterator[T]) -> Generator[T, None, None]:
         """`items`, found beside what else is done where the device allows it; to be used for what
-        looks at frames before they come here."""
-        return self._device.aside(items) if self._device else items
+        looks at frames before they come here. Once closed, nothing looks for them any more."""
+        return self._device.aside(items) if self._device else (item for item in items)
 
     def close(self) -> None:
         """Give memory back."""

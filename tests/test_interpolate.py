@@ -200,8 +200,8 @@ def test_stream_reads_no_further_ahead_than_a_call_needs(v40, bikes, multiplier,
             yield bikes[i % 4, :64, :64] + i / 1000
 
     stream = interpolate_stream(v40, source(), Timeline(Fraction(multiplier)))
-    for position, _ in islice(stream, 12):
-        assert len(read) <= position + most
+    for frame in islice(stream, 12):
+        assert len(read) <= frame.time + most
 
 
 def test_progress_counts_the_frames(v40, bikes):
@@ -234,8 +234,8 @@ def test_24_to_60_frames_a_second_keeps_what_falls_on_an_original(v40, bikes):
     out = interpolate(v40, bikes[:3], Fraction(60, 24))
     assert len(out) == 6
     assert torch.equal(out[::5], bikes[[0, 2]])
-    position = [p for p, _ in interpolate_stream(v40, bikes[:3], Timeline(Fraction(5, 2)))]
-    assert position == [Fraction(2 * k, 5) for k in range(6)]
+    times = [f.time for f in interpolate_stream(v40, bikes[:3], Timeline(Fraction(5, 2)))]
+    assert times == [Fraction(2 * k, 5) for k in range(6)]
     fifths = interpolate(v40, bikes[:2], 5)
     assert torch.equal(out[1], fifths[2])
     assert torch.equal(out[2], fifths[4])

@@ -9,7 +9,7 @@ import io
 import struct
 import zlib
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -71,7 +71,7 @@ class AnimationReader(Reader):
         # APNG has fractions of two 16-bit numbers, which Pillow gives as a float.
         return Fraction(milliseconds / 1000).limit_denominator(65535)
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Generator[Frame, None, None]:
         time = Fraction(0)
         frames = self._frames(len(self._durations))
         for duration in self._durations:

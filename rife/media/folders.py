@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from fractions import Fraction
 from pathlib import Path
 
@@ -60,7 +60,7 @@ class FolderReader(Reader):
         rate = Fraction(frame_rate)
         self.info = ClipInfo(path, *size, rate, len(self._files), has_alpha, 1 / rate)
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Generator[Frame, None, None]:
         period = 1 / self.info.frame_rate
         for index, file in enumerate(self._files):
             with opened(file) as image:

@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -229,7 +229,7 @@ class VideoReader(Reader):
             self._path, width, height, Fraction(rate), count or None, has_alpha, stream.time_base
         )
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Generator[Frame, None, None]:
         period = 1 / self.info.frame_rate
         time, reached = -period, Fraction(0)
         ended = False
