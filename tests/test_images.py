@@ -74,22 +74,37 @@ def delays(path):
 # Folders.
 
 
-def test_images_are_read_in_the_order_of_their_last_number(tmp_path):
-    for number in 1, 2, 10, 9, 100:
-        Image.new("RGB", SIZE, (number, 0, 0)).save(tmp_path / f"shot2_{number}.png")
+def test_images_are_read_in_the_order_of_their_names_evenly_spaced(tmp_path):
+    for number in 8, 9, 10, 11, 100:
+        Image.new("RGB", SIZE, (number, 0, 0)).save(tmp_path / f"shot_{number}_1920x1080.png")
     with open_reader(tmp_path, Fraction(10)) as reader:
         frames = list(reader)
-    assert [int(frame.image[0, 0, 0]) for frame in frames] == [1, 2, 9, 10, 100]
+    assert [int(frame.image[0, 0, 0]) for frame in frames] == [8, 9, 10, 11, 100]
     assert [frame.time for frame in frames] == [Fraction(index, 10) for index in range(5)]
+    assert not any(frame.follows_gap for frame in frames)
     assert reader.info.frame_count == 5
     assert reader.info.frame_rate == 10
+
+
+def test_nothing_is_to_be_made_from_one_sequence_to_the_next(tmp_path, caplog):
+    for name in ["a_1", "a_2", "b_1", "b_2", "b_3"]:
+        Image.new("RGB", SIZE).save(tmp_path / f"{name}.png")
+    assert [frame.follows_gap for frame in frames_of(tmp_path)] == [
+        False,
+        False,
+        True,
+        False,
+        False,
+    ]
+    (message,) = caplog.messages
+    assert str(tmp_path) in message and "2 sequences" in message and "\n" not in message
 
 
 def test_hidden_and_other_files_are_ignored(tmp_path):
     folder_of(tmp_path / "in")
     (tmp_path / "in" / "._frame_1.png").write_bytes(b"macOS")
     (tmp_path / "in" / "notes.txt").write_text("hello")
-    (tmp_path / "in" / "sub").mkdir()
+    (tmp_path / "in" / "sub.png").mkdir()
     assert len(frames_of(tmp_path / "in")) == 3
 
 
@@ -157,6 +172,15 @@ def test_different_sizes_are_refused_naming_both_files(tmp_path):
     Image.new("RGB", (24, 16)).save(tmp_path / "a1.png")
     Image.new("RGB", (24, 18)).save(tmp_path / "a2.png")
     with pytest.raises(FileError, match=r"a1\.png is 24x16.*a2\.png is 24x18"):
+        open_reader(tmp_path)
+
+
+def test_sizes_are_told_as_images_are_shown(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (24, 16)).save(tmp_path / "a1.jpg")
+    Image.new("RGB", (24, 16)).save(tmp_path / "a2.jpg", exif=exif)
+    with pytest.raises(FileError, match=r"a1\.jpg is 24x16.*a2\.jpg is 16x24"):
         open_reader(tmp_path)
 
 

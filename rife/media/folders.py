@@ -1,7 +1,6 @@
 """Folders of numbered images, through Pillow."""
 
 import logging
-import re
 from collections.abc import Generator
 from fractions import Fraction
 from pathlib import Path
@@ -11,19 +10,19 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from ..fileio import FileError, plain_errors
 from .base import ClipInfo, Frame, Reader, Writer
+from .image_names import IMAGE_SUFFIXES, order_images
 from .pictures import PILLOW_ERRORS, opened, to_picture, to_tensor
 
 logger = logging.getLogger(__name__)
 
-_IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-
 
 class FolderReader(Reader):
-    """The images of a folder (PNG, JPEG, WebP, BMP, TIFF) in the order of the last number in
-    their names, evenly spaced in time. Hidden files and files of other kinds are ignored.
+    """The images of a folder (PNG, JPEG, WebP, BMP, TIFF) in the order of their names, evenly
+    spaced in time. Hidden files and files of other kinds are ignored.
 
-    Frames are uint8 RGB, or RGBA if any image has transparency; EXIF orientation is applied.
-    16-bit images are read as 8 bits, with a warning.
+    Several sequences of names are read one after the other; warnings say so, and which numbers are
+    missing. Frames are uint8 RGB, or RGBA if any image has transparency; EXIF orientation is
+    applied. 16-bit images are read as 8 bits, with a warning.
 
     Raises FileError if there is no image, if sizes differ, or if an image can't be read.
     """
@@ -31,27 +30,32 @@ class FolderReader(Reader):
     def __init__(self, path: Path, frame_rate: Fraction):
         super().__init__()
         with plain_errors("read", path):
-            self._files = sorted(
-                (
-                    file
-                    for file in path.iterdir()
-                    if file.suffix.lower() in _IMAGES and not file.name.startswith(".")
-                ),
-                key=_number,
-            )
-        if not self._files:
-            raise FileError(f"The folder {path} holds no images ({', '.join(sorted(_IMAGES))}).")
+            images = [
+                file
+                for file in path.iterdir()
+                if file.suffix.lower() in IMAGE_SUFFIXES
+                and not file.name.startswith(".")
+                and not file.is_dir()
+            ]
+        if not images:
+            raise FileError(f"The folder {path} holds no images ({', '.join(IMAGE_SUFFIXES)}).")
+        sequences, notes = order_images(images)
+        for note in notes:
+            logger.warning("%s: %s", path, note)
+        self._files = [file for sequence in sequences for file in sequence.files]
+        self._sequence_starts = {sequence.files[0] for sequence in sequences[1:]}
         size, has_alpha, deep = None, False, False
         for file in self._files:
             with opened(file) as image:
+                shown_size = _shown_size(image)
                 if size is None:
-                    size = _shown_size(image)
+                    size = shown_size
                     self.icc_profile = image.info.get("icc_profile")
                     self.srgb_intent = image.info.get("srgb")
-                elif size != _shown_size(image):
+                elif size != shown_size:
                     raise FileError(
                         f"Images differ in size: {self._files[0]} is {size[0]}x{size[1]}, "
-                        f"{file} is {image.width}x{image.height}. Bring them to one size first."
+                        f"{file} is {shown_size[0]}x{shown_size[1]}. Bring them to one size first."
                     )
                 has_alpha |= image.has_transparency_data
                 deep |= any(";16" in str(tile) for tile in image.tile)
@@ -65,7 +69,7 @@ class FolderReader(Reader):
         for index, file in enumerate(self._files):
             with opened(file) as image:
                 tensor = to_tensor(ImageOps.exif_transpose(image), self.info.has_alpha)
-            yield Frame(tensor, index * period, period)
+            yield Frame(tensor, index * period, period, file in self._sequence_starts)
 
     def close(self) -> None:
         pass
@@ -96,11 +100,6 @@ class FolderWriter(Writer):
 
     def discard(self) -> None:
         pass
-
-
-def _number(path: Path) -> tuple[int, str]:
-    numbers = re.findall(r"\d+", path.stem)
-    return (int(numbers[-1]) if numbers else -1), path.name
 
 
 def _shown_size(image: Image.Image) -> tuple[int, int]:
