@@ -14,7 +14,7 @@ import torch
 from ..fileio import FileError, plain_errors
 from .base import ClipInfo, Frame, Reader
 from .colors import Colors
-from .streams import AV_ERRORS, describe, disposition, kept_tags
+from .streams import AV_ERRORS, describe, disposition, file_url, kept_tags
 
 
 def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
@@ -107,7 +107,7 @@ class VideoReader(Reader):
         return plain_errors("read", self._path, AV_ERRORS)
 
     def _open(self) -> av.container.InputContainer:
-        container = av.open(str(self._path), metadata_errors="replace")
+        container = av.open(file_url(self._path), metadata_errors="replace")
         # FFmpeg takes any text for terminal art and a still for a video of one frame.
         if container.format.name == "tty" or container.format.name.endswith(("_pipe", "image2")):
             container.close()

@@ -1,5 +1,7 @@
 """What reading and writing need to know of FFmpeg's containers and streams."""
 
+from pathlib import Path
+
 import av
 
 # FFmpeg reports damage as ValueError, too; av.FFmpegError covers it all.
@@ -13,6 +15,11 @@ _FILE_TAGS = {
     "duration",
     "alpha_mode",
 }
+
+
+def file_url(path: Path) -> str:
+    """A path as FFmpeg takes it: it would read what precedes a colon as a protocol."""
+    return f"file:{path}"
 
 
 def kept_tags(holder: av.container.InputContainer | av.stream.Stream) -> dict[str, str]:

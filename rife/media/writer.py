@@ -17,7 +17,7 @@ from ..fileio import FileError, plain_errors
 from .base import ClipInfo, Reader, Writer, to_uint8
 from .colors import SCREEN
 from .reader import VideoReader
-from .streams import AV_ERRORS, describe, disposition, kept_tags
+from .streams import AV_ERRORS, describe, disposition, file_url, kept_tags
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,9 @@ class VideoWriter(Writer):
         self._encoded: dict[int, av.AudioStream] = {}
 
         with self._errors():
-            self._container = av.open(str(path), "w", container_options=dict(self._kind.options))
+            self._container = av.open(
+                file_url(path), "w", container_options=dict(self._kind.options)
+            )
             try:
                 self._add_video(codec, frame_rate, crf, pixel_format, like.info)
                 if source is not None:
