@@ -199,11 +199,28 @@ def _flow_scale_input() -> io.Combo.Input:
     )
 
 
+def _length_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "length",
+        options=list(rife.LENGTHS),
+        default="frames",
+        optional=True,
+        tooltip="frames: the clip ends with its last frame. duration: it lasts as long as before, "
+        "so that sound and picture end together: n frames in, n * multiplier out, the last one is "
+        "held. With target_fps or loop it always does.",
+        **host.known(io.Combo.Input, advanced=True),
+    )
+
+
 def _timeline(
-    multiplier: int, target_fps: float, loop: bool, slow_motion: bool = False
+    multiplier: int,
+    target_fps: float,
+    loop: bool,
+    slow_motion: bool = False,
+    length: str = "frames",
 ) -> rife.Timeline:
     rate = rife.parse_frame_rate(target_fps) if target_fps else None
-    return rife.Timeline(Fraction(multiplier), rate, loop, slow_motion)
+    return rife.Timeline(Fraction(multiplier), rate, loop, slow_motion, length=length)
 
 
 def _options(flow_scale: str = "auto", **settings: Any) -> dict[str, Any]:
@@ -307,6 +324,7 @@ class RIFEFrameInterpolate(io.ComfyNode):
                 ),
                 _target_fps_input(),
                 *_settings(),
+                _length_input(),
             ],
             outputs=[
                 io.Image.Output(
@@ -332,10 +350,11 @@ class RIFEFrameInterpolate(io.ComfyNode):
         source_fps: float = 8.0,
         target_fps: float = 0.0,
         loop: bool = False,
+        length: str = "frames",
         **settings: Any,
     ) -> io.NodeOutput:
         source = rife.parse_frame_rate(source_fps)
-        timeline = _timeline(multiplier, target_fps, loop)
+        timeline = _timeline(multiplier, target_fps, loop, length=length)
         run = _Run(cls, model, source, timeline)
         result = run.interpolate(images, _options(**settings))
         return io.NodeOutput(result, float(run.rate), len(result), ui=run.ui())
@@ -389,6 +408,7 @@ class RIFEVideoInterpolate(io.ComfyNode):
                     tooltip="Quality of the encoding, from 0 (lossless) to 51 (tiny).",
                     **host.known(io.Int.Input, advanced=True),
                 ),
+                _length_input(),
             ],
             outputs=[
                 io.Video.Output(display_name="video", tooltip="The new video, for Save Video.")
@@ -408,9 +428,10 @@ class RIFEVideoInterpolate(io.ComfyNode):
         format: str = "auto",
         codec: str = "auto",
         crf: int = 18,
+        length: str = "frames",
         **settings: Any,
     ) -> io.NodeOutput:
-        timeline = _timeline(multiplier, target_fps, loop, slow_motion)
+        timeline = _timeline(multiplier, target_fps, loop, slow_motion, length)
         options = _options(**settings)
         if parts := host.in_memory(video):
             run = _Run(cls, model, Fraction(parts.frame_rate), timeline)

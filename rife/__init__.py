@@ -12,11 +12,12 @@ from .flow import flow_to_image, motion_to_image, optical_flow
 from .interpolate import Summary, interpolate, interpolate_stream
 from .network import Network
 from .options import CUTS, Options
-from .timeline import Schedule, Timeline, parse_frame_rate
+from .timeline import LENGTHS, Schedule, Timeline, parse_frame_rate
 
 __all__ = [
     "CUTS",
     "EXTENSIONS",
+    "LENGTHS",
     "Cancelled",
     "CheckpointError",
     "Network",

@@ -126,11 +126,11 @@ def test_ids_and_inputs_are_those_saved_in_workflows(pack: SimpleNamespace) -> N
     assert inputs == {
         "LoadRIFEModel": ["model_name", "precision"],
         "RIFEFrameInterpolate": [
-            *("model", "images", "multiplier", "source_fps", "target_fps", *SETTINGS)
+            *("model", "images", "multiplier", "source_fps", "target_fps", *SETTINGS, "length")
         ],
         "RIFEVideoInterpolate": [
             *("model", "video", "multiplier", "target_fps", "slow_motion", *SETTINGS),
-            *("format", "codec", "crf"),
+            *("format", "codec", "crf", "length"),
         ],
         "RIFEOpticalFlow": ["model", "images", "timestep", "largest_motion", "flow_scale"],
     }
