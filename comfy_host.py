@@ -4,25 +4,31 @@ Serves every ComfyUI from 0.3.64 on; what a newer one has is looked up here, nev
 """
 
 import inspect
+import logging
+import math
 import os
+import reprlib
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
+from functools import wraps
 from io import BytesIO
+from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import comfy.model_patcher
 import comfy.utils
 import folder_paths
+import psutil
 import torch
 from comfy import model_management
 from comfy.cli_args import args
 from comfy.model_patcher import ModelPatcher
-from comfy_api.latest import ComfyAPI, InputImpl, io
+from comfy_api.latest import ComfyAPI, Input, InputImpl, io
 from PIL import Image
 from server import PromptServer
 from torch import Tensor, nn
@@ -42,6 +48,109 @@ def known(maker: Callable, **options: Any) -> dict[str, Any]:
     """Those of the options that this ComfyUI's `maker` takes."""
     accepted = inspect.signature(maker).parameters
     return {name: value for name, value in options.items() if name in accepted}
+
+
+class _Kind(NamedTuple):
+    """What the values of one type of input must be."""
+
+    words: Callable[[io.Input], str]
+    holds: Callable[[io.Input, Any], bool]
+    #: Makes of a valid value what nodes work with: a whole number may come as 2.0.
+    convert: Callable[[Any], Any] = lambda value: value
+
+
+def _is_number(entry: io.Input, value: Any) -> bool:
+    return (
+        isinstance(value, Real)
+        and not isinstance(value, bool)
+        and entry.min <= value <= entry.max  # neither is NaN
+    )
+
+
+def _is_image(entry: io.Input, value: Any) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.is_floating_point()
+        and value.ndim == 4
+        and 0 not in value.shape
+        and value.shape[3] in (1, 3, 4)
+    )
+
+
+_KINDS = {
+    "INT": _Kind(
+        lambda entry: f"a whole number from {entry.min} to {entry.max}",
+        lambda entry, value: _is_number(entry, value) and value % 1 == 0,
+        int,
+    ),
+    "FLOAT": _Kind(
+        lambda entry: f"a number from {entry.min:g} to {entry.max:g}",
+        _is_number,
+        float,
+    ),
+    "BOOLEAN": _Kind(
+        lambda entry: "true or false",
+        lambda entry, value: isinstance(value, bool),
+    ),
+    "COMBO": _Kind(
+        lambda entry: f"one of {', '.join(entry.options)}",
+        lambda entry, value: isinstance(value, str) and value in entry.options,
+    ),
+    "IMAGE": _Kind(
+        lambda entry: (
+            "one or more images: floats of (frames, height, width, channels), 1, 3 or 4 channels"
+        ),
+        _is_image,
+    ),
+    "VIDEO": _Kind(
+        lambda entry: "a video, such as Load Video's",
+        lambda entry, value: isinstance(value, Input.Video),
+    ),
+    "INTERP_MODEL": _Kind(
+        lambda entry: "a model, such as Load RIFE Model's",
+        lambda entry, value: value is None or isinstance(value, ModelPatcher),
+    ),
+}
+
+
+def check_value(entry: io.Input, value: Any) -> Any:
+    """Return the value of an input, as nodes work with it.
+
+    Raises ValueError for what the input's schema rules out, with what it must be.
+    """
+    kind = _KINDS[entry.get_io_type()]
+    if not kind.holds(entry, value):
+        raise ValueError(f"{entry.id} is {_in_words(value)}, but must be {kind.words(entry)}.")
+    return kind.convert(value)
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, Tensor):
+        dtype = str(value.dtype).removeprefix("torch.")
+        return f"{dtype} of {tuple(value.shape)}" if value.numel() else "empty"
+    if value is None or isinstance(value, str | Real):
+        return reprlib.repr(value)
+    return f"a {type(value).__name__}"
+
+
+def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
+    """Have a node's `execute` hold its values against the node's schema.
+
+    ComfyUI does so with what is typed into a node, but not with what comes over a link. Inputs that
+    the node's `validate_inputs` names are left to the node, as ComfyUI leaves them.
+    """
+
+    @wraps(execute)
+    def execute_checked(node: type[io.ComfyNode], *values: Any, **named: Any) -> io.NodeOutput:
+        inputs = node.define_schema().inputs
+        named |= {entry.id: value for entry, value in zip(inputs, values, strict=False)}
+        own = inspect.signature(node.validate_inputs).parameters
+        for entry in inputs:
+            if entry.id in named and entry.id not in own:
+                named[entry.id] = check_value(entry, named[entry.id])
+        return execute(node, **named)
+
+    return execute_checked
 
 
 def register_model_folders() -> None:
@@ -207,17 +316,33 @@ def running(
 
 
 def empty_images(like: Tensor, frames: int) -> Tensor:
-    """An uninitialised IMAGE of so many frames, where and as ComfyUI wants what nodes return."""
+    """An uninitialised IMAGE of so many frames, where and as ComfyUI wants what nodes return.
+
+    Raises ValueError where there is no memory for it.
+    """
     dtype = getattr(model_management, "intermediate_dtype", lambda: like.dtype)()
     device = model_management.intermediate_device()
-    return torch.empty((frames, *like.shape[1:]), dtype=dtype, device=device)
+    shape = (frames, *like.shape[1:])
+    needed, free = math.prod(shape) * dtype.itemsize, model_management.get_free_memory(device)
+    if device.type == "cpu":
+        free += psutil.swap_memory().free
+    if needed > free:
+        height, width = shape[1:3]
+        raise ValueError(
+            f"{frames:,} frames of {width}x{height} take {needed / 1e9:,.1f} GB of memory, but "
+            f"{free / 1e9:,.1f} GB are free: make fewer, or use RIFE Video Interpolate, from file "
+            "to file."
+        )
+    return torch.empty(shape, dtype=dtype, device=device)
 
 
 def in_memory(video: Any) -> Any:
     """The frames and the sound of a video that is no file yet."""
-    if isinstance(video, InputImpl.VideoFromComponents):
-        return video.get_components()
-    return None
+    if not isinstance(video, InputImpl.VideoFromComponents):
+        return None
+    parts = video.get_components()
+    check_value(io.Image.Input("video"), parts.images)
+    return parts
 
 
 @contextmanager
@@ -288,6 +413,30 @@ async def replace_node(theirs: str, widgets: list[str], ours: str, inputs: dict[
 def stop_if_interrupted() -> None:
     """Raise what ends the run if the user asked for it."""
     model_management.throw_exception_if_processing_interrupted()
+
+
+class _Warnings(logging.Handler):
+    """Keeps the text of each different warning."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = "".join(c if c.isprintable() else " " for c in record.getMessage())
+        if text not in self.texts:
+            self.texts.append(text)
+
+
+@contextmanager
+def warnings() -> Iterator[list[str]]:
+    """What the library warns of, in the console, during the block: each text once."""
+    logger, handler = logging.getLogger(rife.__name__), _Warnings()
+    logger.addHandler(handler)
+    try:
+        yield handler.texts
+    finally:
+        logger.removeHandler(handler)
 
 
 def tell(node_id: str | None, text: str) -> None:

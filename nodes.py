@@ -87,6 +87,7 @@ class LoadRIFEModel(io.ComfyNode):
         return host.fingerprint(model_name)
 
     @classmethod
+    @host.checked
     def execute(cls, model_name: str, precision: str = "auto") -> io.NodeOutput:
         return io.NodeOutput(host.load_model(model_name, precision))
 
@@ -243,6 +244,7 @@ class _Run:
         self.model = model or host.default_model()
         self.source, self.timeline = source, timeline
         self.summary = rife.Summary()
+        self.warnings: list[str] = []
         self._started = time.monotonic()
         self._network = ""
 
@@ -254,8 +256,11 @@ class _Run:
     @contextmanager
     def network(self, height: int, width: int, channels: int = 3) -> Iterator[dict[str, Any]]:
         """What the library takes: a network, and what it reports to."""
-        progress = host.progress(self.node_id, desc="RIFE", unit="frame")
-        with host.running(self.model, height, width, channels) as network, progress as report:
+        with (
+            host.warnings() as self.warnings,
+            host.running(self.model, height, width, channels) as network,
+            host.progress(self.node_id, desc="RIFE", unit="frame") as report,
+        ):
             self._network = f"{network.version}, {str(network.dtype).removeprefix('torch.')}"
             yield {
                 "model": network,
@@ -284,7 +289,8 @@ class _Run:
             if count
         ]
         work = [self._network, f"{time.monotonic() - self._started:.1f} s"]
-        text = "\n".join(", ".join(line) for line in (frames, found, work) if line)
+        lines = [", ".join(line) for line in (frames, found, work) if line]
+        text = "\n".join(lines + self.warnings)
         host.tell(self.node_id, text)
         return {"text": (text,)}
 
@@ -342,6 +348,7 @@ class RIFEFrameInterpolate(io.ComfyNode):
         )
 
     @classmethod
+    @host.checked
     def execute(
         cls,
         model: host.ModelPatcher | None = None,
@@ -417,6 +424,7 @@ class RIFEVideoInterpolate(io.ComfyNode):
         )
 
     @classmethod
+    @host.checked
     def execute(
         cls,
         model: host.ModelPatcher | None = None,
@@ -520,6 +528,7 @@ class RIFEOpticalFlow(io.ComfyNode):
         )
 
     @classmethod
+    @host.checked
     def execute(
         cls,
         model: host.ModelPatcher | None = None,

@@ -5,9 +5,11 @@
 
 import asyncio
 import importlib.util
+import logging
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -164,8 +166,115 @@ def test_one_frame_comes_back_and_none_is_an_error(
     pack: SimpleNamespace, model: object, frames: torch.Tensor
 ) -> None:
     assert torch.equal(interpolate(pack, model, frames[:1], 2), frames[:1])
-    with pytest.raises(ValueError, match="no frames"):
+    with pytest.raises(ValueError, match="images is empty"):
         interpolate(pack, model, frames[:0], 2)
+
+
+#: Values that come over a link, and what the node says of each.
+ODD_VALUES = {
+    "multiplier": [
+        *(10**7, 0, -1, 2.5, float("nan"), float("inf"), 10**400, None, True, "2", [2]),
+        torch.tensor(2),
+    ],
+    "source_fps": [0, 0.0009, -24.0, 1e9, float("inf"), float("nan"), None, True, "24/1", {}],
+    "target_fps": [-1, 1e9, float("nan"), None, False, "60", b"60"],
+    "cuts": ["x", "", None, 0, ["hold"], "hold\n"],
+    "cut_sensitivity": [-0.1, 1.1, float("nan"), None, "0.5"],
+    "duplicates": [None, "false", 1, 0.0],
+    "loop": [None, "yes", []],
+    "flow_scale": ["3", 1, 0.5, None, "\x1b[31m1"],
+    "length": ["seconds", None, 2],
+    "model": ["v4.0", 1, {}],
+    "images": [
+        *(
+            None,
+            [],
+            [torch.rand(4, 4, 3)],
+            "images",
+            torch.rand(2, 4, 4),
+            torch.rand(4, 4, 3).numpy(),
+        ),
+        *(torch.rand(0, 4, 4, 3), torch.rand(2, 0, 4, 3), torch.rand(2, 4, 4, 5)),
+        *(torch.zeros(2, 4, 4, 3, dtype=torch.uint8), torch.zeros(2, 4, 4, 3, dtype=torch.bool)),
+        *(torch.rand(2, 4, 4, 3, dtype=torch.complex64), torch.rand(1, 2, 4, 4, 3)),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, value) for name, values in ODD_VALUES.items() for value in values],
+)
+def test_a_value_that_the_schema_rules_out_is_refused_in_one_line(
+    pack: SimpleNamespace, frames: torch.Tensor, name: str, value: object
+) -> None:
+    """ComfyUI doesn't check values that come over a link."""
+    with pytest.raises(ValueError) as error:
+        pack.nodes["RIFEFrameInterpolate"].execute(**{"images": frames, name: value})
+    message = str(error.value)
+    assert message.startswith(f"{name} is ") and ", but must be " in message
+    assert message.isprintable() and len(message) < 200
+
+
+@pytest.mark.parametrize(
+    ("node", "name", "value"),
+    [
+        *(("LoadRIFEModel", "precision", value) for value in (None, "float64", 16)),
+        *(("RIFEVideoInterpolate", "crf", value) for value in (99, -1, None, "18")),
+        *(("RIFEVideoInterpolate", "format", value) for value in (None, "exe")),
+        *(("RIFEVideoInterpolate", "codec", value) for value in (None, "h264 ")),
+        *(("RIFEOpticalFlow", "timestep", value) for value in (0, 1, None, float("nan"))),
+        *(("RIFEOpticalFlow", "largest_motion", value) for value in (-1, None, 1e9)),
+    ],
+)
+def test_every_node_refuses_them(
+    pack: SimpleNamespace, frames: torch.Tensor, node: str, name: str, value: object
+) -> None:
+    given = {"model_name": DEFAULT} if node == "LoadRIFEModel" else {"images": frames}
+    given = {} if node == "RIFEVideoInterpolate" else given
+    with pytest.raises(ValueError, match=f"^{name} is .*, but must be "):
+        pack.nodes[node].execute(**given, **{name: value})
+
+
+def test_values_that_only_look_odd_do(
+    pack: SimpleNamespace, model: object, frames: torch.Tensor
+) -> None:
+    whole = interpolate(pack, model, frames, 2)
+    for images in (
+        frames.double(),
+        frames.movedim(3, 1).contiguous().movedim(1, 3),  # not contiguous
+        frames.flip(0).flip(0).requires_grad_(),
+    ):
+        assert torch.allclose(interpolate(pack, model, images, 2.0).float(), whole, atol=1e-5)
+    assert interpolate(pack, model, frames.half(), 2).sub(whole).abs().max() < 0.02
+    assert interpolate(pack, model, frames[:, :1, :1], 3).shape == (10, 1, 1, 3)
+
+
+def test_a_clip_may_last_as_long_as_before(
+    pack: SimpleNamespace, model: object, frames: torch.Tensor
+) -> None:
+    def run(**settings: object) -> torch.Tensor:
+        node = pack.nodes["RIFEFrameInterpolate"]
+        images, _, count = node.execute(model, frames, 3, **settings).result
+        assert count == len(images)
+        return images
+
+    whole = run()
+    longer = run(length="duration")
+    assert (len(whole), len(longer)) == (10, 12)
+    assert torch.equal(longer[:10], whole) and torch.equal(longer[10:], frames[[3, 3]])
+    looped = run(length="duration", loop=True)
+    assert len(looped) == 12 and not torch.equal(looped[10], frames[3])
+
+
+def test_more_frames_than_memory_holds_are_refused_before_any_is_made(
+    pack: SimpleNamespace, model: object
+) -> None:
+    huge = torch.zeros(1, 1, 1, 1).expand(4, 4096, 4096, 3)
+    with pytest.raises(ValueError, match=r"^80,000 frames of 4096x4096 take 16,106\.1 GB of "):
+        pack.nodes["RIFEFrameInterpolate"].execute(
+            model=model, images=huge, source_fps=0.05, target_fps=1000.0
+        )
 
 
 def test_the_result_has_the_dtype_that_comfyui_passes_between_nodes(
@@ -469,17 +578,29 @@ def test_a_file_that_is_no_model_is_refused_by_name(pack: SimpleNamespace) -> No
         load(pack, "empty.pth")
 
 
-def test_a_run_says_on_its_node_what_it_did(
-    pack: SimpleNamespace, model: object, frames: torch.Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    node, told = pack.nodes["RIFEFrameInterpolate"], []
-    monkeypatch.setattr(node, "hidden", SimpleNamespace(unique_id="7"), raising=False)
+@pytest.fixture
+def told(pack: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What is shown on RIFE Frame Interpolate, which is node 7: (node, text)."""
+    lines: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        pack.nodes["RIFEFrameInterpolate"],
+        "hidden",
+        SimpleNamespace(unique_id="7"),
+        raising=False,
+    )
     monkeypatch.setattr(
         pack.host.PromptServer.instance,
         "send_progress_text",
-        lambda text, node_id: told.append((node_id, text)),
+        lambda text, node_id: lines.append((node_id, text)),
         raising=False,
     )
+    return lines
+
+
+def test_a_run_says_on_its_node_what_it_did(
+    pack: SimpleNamespace, model: object, frames: torch.Tensor, told: list[tuple[str, str]]
+) -> None:
+    node = pack.nodes["RIFEFrameInterpolate"]
     clip = torch.cat((frames, frames[-1:], 1 - frames.flip(2)))
     result = node.execute(model, clip, source_fps=8.0, target_fps=60.0, duplicates=True)
     (text,) = result.ui["text"]
@@ -487,6 +608,35 @@ def test_a_run_says_on_its_node_what_it_did(
     assert "v4.0" in text and "float32" in text and text.endswith(" s")
     assert told[-1] == ("7", text)
     assert told[0][0] == "7" and told[0][1].startswith(f"frame 1 of {len(result[0])}")
+
+
+def test_what_a_run_warns_of_is_said_on_its_node(
+    pack: SimpleNamespace, model: object, frames: torch.Tensor, told: list[tuple[str, str]]
+) -> None:
+    node, logger = pack.nodes["RIFEFrameInterpolate"], logging.getLogger(pack.host.rife.__name__)
+    before = list(logger.handlers)
+    for images, warned in ((frames + 0.5, True), (frames, False)):
+        node.execute(model, images, 2)
+        lines = told[-1][1].splitlines()
+        assert lines[0].startswith("4 -> 7 frames")
+        assert any("values outside [0, 1]" in line for line in lines) == warned
+    with pytest.raises(ValueError):
+        node.execute(model, frames / 0, 2)
+    assert logger.handlers == before
+
+
+def test_warnings_are_said_once_and_in_a_line_each(pack: SimpleNamespace) -> None:
+    logger = logging.getLogger(f"{pack.host.rife.__name__}.media.reader")
+    logger.warning("before")
+    with pack.host.warnings() as lines:
+        for name in ("a\x1b[31m.mp4", "b\n.mp4", "b\n.mp4"):
+            reader = threading.Thread(target=logger.warning, args=("%s is damaged", name))
+            reader.start()
+            reader.join()
+        logger.info("unimportant")
+        logging.getLogger("elsewhere").warning("not ours")
+    logger.warning("after")
+    assert lines == ["a [31m.mp4 is damaged", "b .mp4 is damaged"]
 
 
 def test_a_model_of_core_is_used_with_its_own_tensors(
