@@ -2,8 +2,10 @@
 
 import itertools
 import struct
+import zlib
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from rife.fileio import FileError
 from rife.media import create_writer, open_reader
+from rife.media.pictures import png_chunk
 
 SIZE = 24, 16  # width, height
 
@@ -42,12 +45,12 @@ def folder_of(path, count=3, **options):
     return path
 
 
-def copy(source, target, frame_rate=None, **options):
-    """Write every frame as it is read."""
+def copy(source, target, frame_rate=None, period=Fraction(1, 24), **options):
+    """Write every frame as it is read; period: of the images of a folder."""
     if not target.suffix:
         target.mkdir()
     with (
-        open_reader(source) as reader,
+        open_reader(source, 1 / period) as reader,
         create_writer(target, reader, frame_rate or reader.info.frame_rate, **options) as writer,
     ):
         for frame in reader:
@@ -119,14 +122,10 @@ def test_every_kind_of_image_is_read(tmp_path, suffix):
 
 @pytest.mark.parametrize(
     ("mode", "channels"),
-    [("1", 3), ("L", 3), ("LA", 4), ("P", 3), ("RGB", 3), ("RGBA", 4), ("I;16", 3)],
+    [("1", 3), ("L", 3), ("LA", 4), ("P", 3), ("RGB", 3), ("RGBA", 4)],
 )
 def test_every_mode_becomes_rgb_or_rgba(tmp_path, mode, channels):
-    if mode == "I;16":
-        image = Image.fromarray(np.full((16, 24), 200 << 8, np.uint16))
-    else:
-        image = Image.new("L", SIZE, 200).convert(mode)
-    image.save(tmp_path / "1.png")
+    Image.new("L", SIZE, 200).convert(mode).save(tmp_path / "1.png")
     (frame,) = frames_of(tmp_path)
     assert frame.image.shape == (16, 24, channels)
     expected = 255 if mode == "1" else 200
@@ -141,25 +140,147 @@ def test_one_transparent_image_makes_all_of_them_rgba(tmp_path):
     assert [frame.image.shape[-1] for frame in frames_of(tmp_path)] == [4, 4]
 
 
-def test_16_bit_images_are_read_as_8_with_a_warning(tmp_path, caplog):
-    Image.fromarray(np.full((16, 24), 513, np.uint16)).save(tmp_path / "1.png")
-    (frame,) = frames_of(tmp_path)
-    assert frame.image.unique().tolist() == [2]
-    assert "16-bit" in caplog.text
+def deep_pixels(channels, seed=0):
+    """(H, W, channels) uint16, no two alike."""
+    return np.random.RandomState(seed).randint(0, 65536, (*SIZE[::-1], channels)).astype(np.uint16)
 
 
-def test_exif_orientation_is_applied(tmp_path):
+def png16(pixels, *chunks):
+    """A PNG file of (H, W, 1 to 4) uint16, unfiltered."""
+    height, width, channels = pixels.shape
+    rows = np.pad(pixels.astype(">u2").reshape(height, -1).view(np.uint8), ((0, 0), (1, 0)))
+    header = struct.pack(">IIBBBBB", width, height, 16, (0, 4, 2, 6)[channels - 1], 0, 0, 0)
+    chunks = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
+
+
+def decode_by_ffmpeg(path):
+    with av.open(str(path)) as container:
+        return next(container.decode(video=0)).to_ndarray()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_16_bit_images_pass_bit_for_bit(tmp_path, caplog, channels):
+    (tmp_path / "in").mkdir()
+    pixels = [deep_pixels(channels, seed) for seed in range(3)]
+    for index, image in enumerate(pixels):
+        (tmp_path / "in" / f"{index}.png").write_bytes(png16(image))
+    first, *_ = frames_of(tmp_path / "in")
+    assert first.image.dtype == torch.float32
+    copy(tmp_path / "in", tmp_path / "out")
+    for index, image in enumerate(pixels):
+        colours = [0, 0, 0] if channels < 3 else [0, 1, 2]
+        expected = image[..., colours + ([] if channels % 2 else [channels - 1])]
+        assert np.array_equal(decode_by_ffmpeg(tmp_path / "out" / f"{index + 1:08}.png"), expected)
+    assert not caplog.text
+
+
+def test_all_values_of_16_bits_pass_and_8_bit_images_beside_them(tmp_path):
+    (tmp_path / "in").mkdir()
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    Image.fromarray(values).save(tmp_path / "in" / "1.tif")
+    Image.fromarray(values.view(np.uint8)[:, ::2].copy()).save(tmp_path / "in" / "2.png")
+    copy(tmp_path / "in", tmp_path / "out")
+    deep, shallow = (decode_by_ffmpeg(path) for path in sorted((tmp_path / "out").iterdir()))
+    assert np.array_equal(deep[..., 1], values)
+    assert np.array_equal(shallow[..., 1], values.view(np.uint8)[:, ::2].astype(np.uint16) * 257)
+
+
+def test_16_bit_images_keep_colour_marks_transparency_and_way_up(tmp_path):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    pixels = deep_pixels(3)
+    pixels[0] = 7
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "1.png").write_bytes(
+        png16(
+            pixels,
+            (b"iCCP", b"x\0\0" + zlib.compress(profile)),
+            (b"eXIf", exif.tobytes()[6:]),
+            (b"tRNS", struct.pack(">HHH", 7, 7, 7)),
+        )
+    )
+    copy(tmp_path / "in", tmp_path / "out")
+    written = decode_by_ffmpeg(tmp_path / "out" / "00000001.png")
+    assert np.array_equal(written[..., :3], np.rot90(pixels, -1))
+    assert (written[:, -1, 3] == 0).all() and (written[:, :-1, 3] == 65535).all()
+    with Image.open(tmp_path / "out" / "00000001.png") as image:
+        image.load()
+        assert image.info["icc_profile"] == profile
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "apng"])
+def test_depth_that_an_animation_loses_is_said(tmp_path, caplog, suffix):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "1.png").write_bytes(png16(np.full((16, 24, 1), 513, np.uint16)))
+    (frame,) = frames_of(copy(tmp_path / "in", tmp_path / f"out.{suffix}"))
+    assert abs(frame.image.float().mean() - 2) <= 1
+    assert f".{suffix} holds 8 bits a channel" in caplog.text
+
+
+def test_a_16_bit_animation_is_read_as_8_with_a_warning(tmp_path, caplog):
+    (tmp_path / "in.png").write_bytes(png16(np.full((16, 24, 1), 513, np.uint16)))
+    (frame,) = frames_of(tmp_path / "in.png")
+    assert frame.image.unique().tolist() == [2]
+    assert "in.png has 16 bits" in caplog.text
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_images_of_32_bits_are_refused(tmp_path, mode):
+    Image.new(mode, SIZE, 1).save(tmp_path / "1.tif")
+    with pytest.raises(FileError, match=r"1\.tif has 32 bits a channel; save"):
+        open_reader(tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "RGB"])
+def test_a_transparent_colour_is_transparency(tmp_path, mode):
+    image = picture(0).convert(mode)
+    clear = image.getpixel((0, 0))
+    image.save(tmp_path / "1.png", transparency=clear)
+    (frame,) = frames_of(tmp_path)
+    expected = (np.array(image).reshape(16, 24, -1) != clear).any(-1)
+    assert np.array_equal(frame.image[..., 3].numpy() > 0, expected)
+
+
+def test_cmyk_images_become_rgb_with_one_warning_and_without_their_profile(tmp_path, caplog):
+    cmyk = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    cmyk = cmyk[:16] + b"CMYK" + cmyk[20:]
+    for index in range(3):
+        image = Image.new("RGB", SIZE, (200, 100, 50)).convert("CMYK")
+        image.save(tmp_path / f"{index}.jpg", icc_profile=cmyk, quality=95)
+    with open_reader(tmp_path) as reader:
+        frames = list(reader)
+    assert reader.icc_profile is None
+    assert (frames[2].image.float().mean((0, 1)) - torch.tensor([200.0, 100, 50])).abs().max() < 3
+    (message,) = caplog.messages
+    assert message.startswith(f"{tmp_path}: 0.jpg, like 2 more, is CMYK")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tif", "png", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path, suffix, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
     image = Image.new("RGB", SIZE)
-    image.paste((255, 255, 255), (0, 0, 24, 4))  # the top becomes the right
-    image.save(tmp_path / "1.jpg", exif=exif, quality=95)
+    image.paste((255, 255, 255), (0, 0, 12, 4))
+    image.save(tmp_path / f"1.{suffix}", exif=exif, quality=95)
     with open_reader(tmp_path) as reader:
         (frame,) = reader
-    assert (reader.info.width, reader.info.height) == (16, 24)
-    assert frame.image.shape == (24, 16, 3)
-    assert frame.image[:, 13:].float().mean() > 240
-    assert frame.image[:, :8].float().mean() < 10
+    stored = np.array(image)
+    expected = {
+        1: stored,
+        2: stored[:, ::-1],
+        3: stored[::-1, ::-1],
+        4: stored[::-1],
+        5: stored.transpose(1, 0, 2),
+        6: np.rot90(stored, -1),
+        7: stored.transpose(1, 0, 2)[::-1, ::-1],
+        8: np.rot90(stored),
+    }[orientation]
+    assert (reader.info.height, reader.info.width) == expected.shape[:2]
+    assert frame.image.shape == expected.shape
+    assert (frame.image.float() - torch.from_numpy(expected.astype(np.float32))).abs().mean() < 10
 
 
 def test_an_empty_folder_is_refused(tmp_path):
@@ -184,15 +305,65 @@ def test_sizes_are_told_as_images_are_shown(tmp_path):
         open_reader(tmp_path)
 
 
-def test_a_damaged_image_is_named(tmp_path):
-    folder_of(tmp_path / "in")
-    whole = (tmp_path / "in" / "frame_1.png").read_bytes()
-    (tmp_path / "in" / "frame_1.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(FileError, match=r"frame_1\.png"):
-        frames_of(tmp_path / "in")
-    (tmp_path / "in" / "frame_1.png").write_bytes(b"not an image")
-    with pytest.raises(FileError, match=r"frame_1\.png"):
-        open_reader(tmp_path / "in")
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize(
+    "content", [lambda whole: whole[:-60], lambda whole: b"no image", lambda whole: b""]
+)
+def test_a_broken_image_is_named_before_any_work_is_done(tmp_path, content, suffix):
+    for index in range(3):
+        picture(index).save(tmp_path / f"frame_{index}.{suffix}")
+    path = tmp_path / f"frame_1.{suffix}"
+    path.write_bytes(content(path.read_bytes()))
+    with pytest.raises(FileError, match=rf"frame_1\.{suffix}") as caught:
+        open_reader(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_image_of_a_size_that_takes_all_memory_is_refused(tmp_path):
+    header = struct.pack(">II5B", 90_000, 90_000, 8, 2, 0, 0, 0)
+    chunks = png_chunk(b"IHDR", header), png_chunk(b"IDAT", b"")
+    (tmp_path / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    with pytest.raises(FileError, match=r"1\.png: .*pixels"):
+        open_reader(tmp_path)
+
+
+def test_an_image_that_turns_out_damaged_is_left_out_and_said(tmp_path):
+    for index in range(4):
+        picture(index).save(tmp_path / f"frame_{index}.png")
+    path = tmp_path / "frame_2.png"
+    whole = bytearray(path.read_bytes())
+    at = whole.index(b"IDAT") + 12
+    whole[at : at + 20] = bytes(20)
+    path.write_bytes(whole)
+    with open_reader(tmp_path, Fraction(10)) as reader:
+        frames = list(reader)
+    assert [frame.time for frame in frames] == [0, Fraction(1, 10), Fraction(3, 10)]
+    assert [frame.follows_gap for frame in frames] == [False, False, True]
+    (damage,) = reader.damage
+    assert "frame_2.png" in damage and "held" in damage
+
+
+def test_a_link_to_nothing_is_named(tmp_path):
+    picture(0).save(tmp_path / "1.png")
+    (tmp_path / "2.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(FileError, match=r"2\.png: it does not exist"):
+        open_reader(tmp_path)
+
+
+def test_an_animation_among_images_is_said(tmp_path, caplog):
+    picture(0).save(tmp_path / "1.png")
+    animation(tmp_path / "2.png", [100, 100])
+    animation(tmp_path / "3.webp", [100, 100])
+    assert len(frames_of(tmp_path)) == 3
+    (message,) = caplog.messages
+    assert "2.png, like 1 more, holds several pictures" in message
+
+
+def test_uneven_times_that_a_folder_loses_are_said(tmp_path, caplog):
+    copy(animation(tmp_path / "even.gif", [100, 100, 100]), tmp_path / "even")
+    assert not caplog.text
+    copy(animation(tmp_path / "in.gif", [100, 40, 250]), tmp_path / "out")
+    assert "lasted 0.040 to 0.100 s" in caplog.text
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
@@ -338,14 +509,45 @@ def test_a_gif_beyond_50_frames_a_second_is_refused_up_front(tmp_path):
         create_writer(tmp_path / "out.gif", reader, Fraction(50)).discard()
 
 
-def test_a_single_gif_frame_that_is_too_short_is_refused(tmp_path):
-    with open_reader(folder_of(tmp_path / "in")) as reader:
-        writer = create_writer(tmp_path / "out.gif", reader, Fraction(20))
-        image = torch.zeros(16, 24, 3)
-        writer.write(image, Fraction(0))
-        with pytest.raises(FileError, match="50 frames per second"):
-            writer.write(image, Fraction(1, 100))
-        writer.discard()
+@pytest.mark.parametrize(("suffix", "shortest"), [("gif", 20), ("webp", 1), ("apng", 1)])
+def test_of_frames_too_close_to_be_shown_the_last_is(tmp_path, caplog, suffix, shortest):
+    """Work isn't lost for one of them, and the clip lasts as long."""
+    with (
+        open_reader(folder_of(tmp_path / "in")) as reader,
+        create_writer(tmp_path / f"out.{suffix}", reader, Fraction(20)) as writer,
+    ):
+        for value, time in (10, 0), (20, 100), (30, 100.2), (40, 100.4), (50, 200):
+            image = torch.full((16, 24, 3), value, dtype=torch.uint8)
+            writer.write(image, Fraction(time) / 1000, Fraction(1, 1000000))
+    frames = frames_of(tmp_path / f"out.{suffix}")
+    assert [round(float(frame.image.float().mean()), -1) for frame in frames] == [10, 40, 50]
+    assert delays(tmp_path / f"out.{suffix}") == [100, 100, shortest]
+    assert f"less than {shortest} ms apart: 2 were left out" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "apng"])
+@pytest.mark.parametrize("seconds", [Fraction(655), 1000, 300, 70000, Fraction(1, 3), "70.001"])
+def test_long_frames_last_as_long_as_they_should(tmp_path, suffix, seconds):
+    """Longer than a format's numbers, too."""
+    seconds = Fraction(seconds)
+    copy(folder_of(tmp_path / "in"), tmp_path / f"out.{suffix}", period=seconds)
+    total = sum(frame.duration for frame in frames_of(tmp_path / f"out.{suffix}"))
+    assert abs(total - 3 * seconds) <= Fraction(1, 100) + 3 * seconds**2 / 65535**2
+    if seconds <= 600:
+        assert len(frames_of(tmp_path / f"out.{suffix}")) == 3
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "apng"])
+def test_a_frame_that_is_held_keeps_its_time(tmp_path, suffix):
+    path = animation(tmp_path / f"in.{suffix}", [100, 100, 3000])
+    with open_reader(path) as reader:
+        assert [frame.duration for frame in reader] == [Fraction(1, 10), Fraction(1, 10), 3]
+    assert delays(copy(path, tmp_path / f"out.{suffix}")) == [100, 100, 3000]
+
+
+def test_the_grid_of_an_apng_holds_all_of_its_times(tmp_path):
+    with open_reader(animation(tmp_path / "in.apng", [100, 40, 250])) as reader:
+        assert reader.info.time_base == Fraction(1, 100)
 
 
 def test_an_apngs_picture_for_old_viewers_is_no_frame(tmp_path):

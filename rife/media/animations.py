@@ -6,11 +6,13 @@ and put into the file's containers as they come, so that memory doesn't grow wit
 
 import contextlib
 import io
+import logging
+import math
 import struct
-import zlib
 from abc import abstractmethod
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -18,7 +20,19 @@ from PIL import GifImagePlugin, Image
 
 from ..fileio import FileError, plain_errors
 from .base import ClipInfo, Frame, Reader, Writer
-from .pictures import PILLOW_ERRORS, is_transparent, to_picture, to_tensor
+from .pictures import (
+    PILLOW_ERRORS,
+    has_16_bits,
+    is_transparent,
+    open_image,
+    png_chunk,
+    rgb_profile,
+    to_picture,
+    to_tensor,
+)
+
+logger = logging.getLogger(__name__)
+
 
 ANIMATIONS_READ = {".gif", ".webp", ".apng", ".png"}
 
@@ -34,26 +48,32 @@ class AnimationReader(Reader):
     def __init__(self, path: Path):
         super().__init__()
         self._path = path
-        with self._errors():
-            self._image = Image.open(path)
-            # A PNG may hold a picture for viewers without animation, which is no part of it.
-            self._first = 1 if getattr(self._image, "default_image", False) else 0
-            count = getattr(self._image, "n_frames", 1) - self._first
-            has_alpha = False
-            self._durations = []
-            for frame in self._frames(count):
-                self._durations.append(self._duration())
-                has_alpha |= is_transparent(frame)
-        self.icc_profile = self._image.info.get("icc_profile")
+        self._image = open_image(path)
+        try:
+            with self._errors():
+                self._read_all()
+        except BaseException:
+            self._image.close()
+            raise
+
+    def _read_all(self) -> None:
+        if has_16_bits(self._image):
+            logger.warning("%s has 16 bits a channel; it is read with 8.", self._path)
+        # A PNG may hold a picture for viewers without animation, which is no part of it.
+        self._first = 1 if getattr(self._image, "default_image", False) else 0
+        count = getattr(self._image, "n_frames", 1) - self._first
+        has_alpha = False
+        self._durations = []
+        for frame in self._frames(count):
+            self._durations.append(self._duration())
+            has_alpha |= is_transparent(frame)
+        self.icc_profile = rgb_profile(self._image)
         self.plays = self._image.info.get("loop", 1 if self._image.format == "GIF" else 0)
         if self._image.format == "GIF" and self._image.info.get("loop"):
             self.plays += 1  # a GIF counts the repetitions after the first showing
-        total = sum(self._durations)
-        grid = {"GIF": 100, "WEBP": 1000}.get(self._image.format)
-        self.info = ClipInfo(
-            path, *self._image.size, count / total, count, has_alpha,
-            Fraction(1, grid) if grid else self._durations[0],
-        )  # fmt: skip
+        rate = count / sum(self._durations)
+        grid = _common_step(self._durations)
+        self.info = ClipInfo(self._path, *self._image.size, rate, count, has_alpha, grid)
 
     def _errors(self) -> contextlib.AbstractContextManager[None]:
         return plain_errors("read", self._path, PILLOW_ERRORS)
@@ -88,34 +108,56 @@ class _AnimationWriter(Writer):
     """Holds each frame until the next one tells how long it lasts.
 
     Times become whole steps of the format's clock. It is the times that are rounded, not the
-    durations, so that the animation's length is right whatever the number of frames.
+    durations, so that the animation's length is right whatever the number of frames. Of frames too
+    close to be shown one after the other, the last is, which a warning says at the end; what lasts
+    longer than a frame may is written as several.
+
+    Raises FileError if frames are too close on average.
     """
 
     _clock: int  # steps a second
+    _shortest = 1  # steps that a frame may last
+    _longest: int
+    _faster = ".mp4"  # what shows more frames a second
 
     def __init__(self, path: Path, like: Reader, frame_rate: Fraction):
+        limit = self._clock // self._shortest
+        if frame_rate > limit:
+            raise FileError(
+                f"Can't write {path}: {path.suffix} shows at most {limit} frames per second; write "
+                f"a {self._faster} file instead, or fewer frames."
+            )
+        if like.info.is_deep:
+            logger.warning("%s holds 8 bits a channel, the input has more.", path.suffix)
         self._path, self._like = path, like
         self._period = 1 / Fraction(frame_rate)
-        self._waiting: tuple[Image.Image, Fraction, Fraction] | None = None
-        self._count = 0
+        # The latest picture, and the steps at which it begins and, if none follows, ends.
+        self._waiting: tuple[Image.Image, int, int] | None = None
+        self._count = self._left_out = 0
         with plain_errors("write", path):
             self._file = path.open("wb")
 
     def write(self, image: torch.Tensor, time: Fraction, duration: Fraction | None = None) -> None:
-        self._write_waiting(time)
         picture = to_picture(image).convert("RGBA" if self._like.info.has_alpha else "RGB")
-        self._waiting = picture, time, time + (duration or self._period)
+        start = round(time * self._clock)
+        end = round((time + (duration or self._period)) * self._clock)
+        if self._waiting and start - self._waiting[1] < self._shortest:
+            start = self._waiting[1]
+            self._left_out += 1
+        elif self._waiting:
+            self._write_waiting(start)
+        self._waiting = picture, start, max(end, start + self._shortest)
 
-    def _write_waiting(self, end: Fraction) -> None:
-        if self._waiting is None:
-            return
-        picture, time, _ = self._waiting
-        steps = round(end * self._clock) - round(time * self._clock)
+    def _write_waiting(self, end: int) -> None:
+        picture, start, _ = self._waiting
+        parts = math.ceil((end - start) / self._longest)
+        bounds = [start + (end - start) * part // parts for part in range(parts + 1)]
         with plain_errors("write", self._path, PILLOW_ERRORS):
-            if not self._count:
-                self._file.write(self._header(picture))
-            self._file.write(self._frame(picture, steps))
-        self._count += 1
+            for begin, stop in pairwise(bounds):
+                if not self._count:
+                    self._file.write(self._header(picture))
+                self._file.write(self._frame(picture, stop - begin))
+                self._count += 1
 
     def close(self) -> None:
         if self._waiting:
@@ -124,6 +166,11 @@ class _AnimationWriter(Writer):
             if self._count:
                 self._finish()
             self._file.close()
+        if self._left_out:
+            logger.warning(
+                "%s can't show frames less than %g ms apart: %d were left out.",
+                *(self._path.suffix, 1000 * self._shortest / self._clock, self._left_out),
+            )
 
     def discard(self) -> None:
         with contextlib.suppress(OSError):
@@ -140,24 +187,12 @@ class _AnimationWriter(Writer):
 
 
 class GifWriter(_AnimationWriter):
-    """An animated GIF; each frame has a palette of its own, and pixels are opaque or not at all.
-
-    Raises FileError if a frame lasts less than 20 ms: players would show it for 100 ms.
-    """
+    """An animated GIF; each frame has a palette of its own, and pixels are opaque or not at all."""
 
     _clock = 100
-
-    def __init__(self, path: Path, like: Reader, frame_rate: Fraction):
-        if frame_rate > 50:
-            raise self._too_fast(path)
-        super().__init__(path, like, frame_rate)
-
-    @staticmethod
-    def _too_fast(path: Path) -> FileError:
-        return FileError(
-            f"Can't write {path}: GIF players slow down beyond 50 frames per second; "
-            "write a .webp or .mp4 file instead, or fewer frames."
-        )
+    _shortest = 2  # players take 100 ms instead of less
+    _longest = 0xFFFF
+    _faster = ".webp or .mp4"
 
     def _header(self, first: Image.Image) -> bytes:
         screen = b"GIF89a" + struct.pack("<HHBBB", *first.size, 0, 0, 0)
@@ -167,8 +202,6 @@ class GifWriter(_AnimationWriter):
         return screen + b"!\xff\x0bNETSCAPE2.0\x03" + loop
 
     def _frame(self, picture: Image.Image, steps: int) -> bytes:
-        if steps < 2:
-            raise self._too_fast(self._path)
         colours = picture.convert("RGB")
         # Octree is ten times as fast as Pillow's default, and closer. One is left for transparency.
         palette = colours.quantize(255, Image.Quantize.FASTOCTREE)
@@ -188,42 +221,40 @@ class ApngWriter(_AnimationWriter):
     """A lossless animated PNG."""
 
     _clock = 1000
+    _longest = 0xFFFF * _clock
     _sequence = 0
 
     def _header(self, first: Image.Image) -> bytes:
         chunks = dict(_png_chunks(first, self._like.icc_profile))
-        header = b"\x89PNG\r\n\x1a\n" + _png_chunk(b"IHDR", chunks[b"IHDR"])
+        header = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", chunks[b"IHDR"])
         self._control_at = len(header)
         header += self._control()
         if b"iCCP" in chunks:
-            header += _png_chunk(b"iCCP", chunks[b"iCCP"])
+            header += png_chunk(b"iCCP", chunks[b"iCCP"])
         return header
 
     def _control(self) -> bytes:
-        return _png_chunk(b"acTL", struct.pack(">II", self._count, self._like.plays))
+        return png_chunk(b"acTL", struct.pack(">II", self._count, self._like.plays))
 
     def _number(self) -> bytes:
         self._sequence += 1
         return struct.pack(">I", self._sequence - 1)
 
     def _frame(self, picture: Image.Image, steps: int) -> bytes:
-        delay = Fraction(steps, self._clock).limit_denominator(1000)
-        if delay.numerator > 0xFFFF:
-            delay = Fraction(min(round(delay), 0xFFFF))
+        # Numerator and denominator have 16 bits; beyond 65 s this may be the nearest such fraction.
+        delay = 1 / Fraction(self._clock, steps).limit_denominator(0xFFFF)
         frame = struct.pack(">4I2H2B", *picture.size, 0, 0, *delay.as_integer_ratio(), 0, 0)
-        parts = [_png_chunk(b"fcTL", self._number() + frame)]
+        parts = [png_chunk(b"fcTL", self._number() + frame)]
         for kind, data in _png_chunks(picture):
             if kind == b"IDAT":
                 first = not self._count
                 parts.append(
-                    _png_chunk(b"IDAT", data)
-                    if first
-                    else _png_chunk(b"fdAT", self._number() + data)
+                    png_chunk(b"IDAT", data) if first else png_chunk(b"fdAT", self._number() + data)
                 )
         return b"".join(parts)
 
     def _finish(self) -> None:
-        self._file.write(_png_chunk(b"IEND", b""))
+        self._file.write(png_chunk(b"IEND", b""))
         self._file.seek(self._control_at)
         self._file.write(self._control())
 
@@ -232,6 +263,7 @@ class WebpWriter(_AnimationWriter):
     """An animated WebP of good, not lossless, quality."""
 
     _clock = 1000
+    _longest = 0xFFFFFF
     _quality = 90
 
     def _header(self, first: Image.Image) -> bytes:
@@ -266,6 +298,13 @@ class WebpWriter(_AnimationWriter):
 ANIMATIONS_WRITTEN = {".gif": GifWriter, ".webp": WebpWriter, ".apng": ApngWriter}
 
 
+def _common_step(durations: Sequence[Fraction]) -> Fraction:
+    """The largest step of which all are multiples; microseconds, if it would be less."""
+    denominator = math.lcm(*(duration.denominator for duration in durations))
+    step = Fraction(math.gcd(*(int(duration * denominator) for duration in durations)), denominator)
+    return max(step, Fraction(1, 10**6))
+
+
 def _png_chunks(
     image: Image.Image, icc_profile: bytes | None = None
 ) -> Iterator[tuple[bytes, bytes]]:
@@ -277,11 +316,6 @@ def _png_chunks(
         length, kind = struct.unpack_from(">I4s", data, at)
         yield kind, data[at + 8 : at + 8 + length]
         at += length + 12
-
-
-def _png_chunk(kind: bytes, content: bytes) -> bytes:
-    check = zlib.crc32(kind + content)
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
 
 
 def _riff_chunk(kind: bytes, content: bytes) -> bytes:

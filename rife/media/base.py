@@ -24,6 +24,7 @@ class ClipInfo:
     frame_count: int | None  # an estimate, for progress bars
     has_alpha: bool  # frames have 4 channels
     time_base: Fraction  # seconds; the grid on which frame times lie
+    is_deep: bool = False  # frames are float32, as the source has more than 8 bits a channel
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,33 @@
 """Folders of numbered images, through Pillow."""
 
 import logging
-from collections.abc import Generator
+from collections import defaultdict
+from collections.abc import Generator, Iterator
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image
 
 from ..fileio import FileError, plain_errors
 from .base import ClipInfo, Frame, Reader, Writer
 from .image_names import IMAGE_SUFFIXES, order_images
-from .pictures import PILLOW_ERRORS, opened, to_picture, to_tensor
+from .pictures import (
+    PILLOW_ERRORS,
+    has_16_bits,
+    opened,
+    read_image,
+    rgb_profile,
+    save_png8,
+    save_png16,
+    shown_size,
+)
 
 logger = logging.getLogger(__name__)
+
+# What whole files end with, or almost.
+_ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
 
 
 class FolderReader(Reader):
@@ -21,10 +35,11 @@ class FolderReader(Reader):
     spaced in time. Hidden files and files of other kinds are ignored.
 
     Several sequences of names are read one after the other; warnings say so, and which numbers are
-    missing. Frames are uint8 RGB, or RGBA if any image has transparency; EXIF orientation is
-    applied. 16-bit images are read as 8 bits, with a warning.
+    missing. Frames are uint8 RGB, float32 if any image has 16 bits, and RGBA if any has
+    transparency; EXIF orientation is applied.
 
-    Raises FileError if there is no image, if sizes differ, or if an image can't be read.
+    Raises FileError if there is no image, if sizes differ, or if an image can't be read. What turns
+    out to be damaged after the first frame was given is left out, as damage.
     """
 
     def __init__(self, path: Path, frame_rate: Fraction):
@@ -44,67 +59,103 @@ class FolderReader(Reader):
             logger.warning("%s: %s", path, note)
         self._files = [file for sequence in sequences for file in sequence.files]
         self._sequence_starts = {sequence.files[0] for sequence in sequences[1:]}
-        size, has_alpha, deep = None, False, False
+        size, has_alpha, is_deep = None, False, False
+        losses: dict[str, list[str]] = defaultdict(list)
         for file in self._files:
             with opened(file) as image:
-                shown_size = _shown_size(image)
+                _refuse_broken(file, image)
+                for loss in _list_losses(image):
+                    losses[loss].append(file.name)
                 if size is None:
-                    size = shown_size
-                    self.icc_profile = image.info.get("icc_profile")
+                    size = shown_size(image)
+                    self.icc_profile = rgb_profile(image)
                     self.srgb_intent = image.info.get("srgb")
-                elif size != shown_size:
+                elif size != shown_size(image):
+                    first, this = ("{}x{}".format(*sides) for sides in (size, shown_size(image)))
                     raise FileError(
-                        f"Images differ in size: {self._files[0]} is {size[0]}x{size[1]}, "
-                        f"{file} is {shown_size[0]}x{shown_size[1]}. Bring them to one size first."
+                        f"Images differ in size: {self._files[0]} is {first}, {file} is {this}. "
+                        "Bring them to one size first."
                     )
                 has_alpha |= image.has_transparency_data
-                deep |= any(";16" in str(tile) for tile in image.tile)
-        if deep:
-            logger.warning("The 16-bit images in %s are read as 8 bits a channel.", path)
+                is_deep |= has_16_bits(image)
+        for loss, names in losses.items():
+            more = f", like {len(names) - 1} more," if len(names) > 1 else ""
+            logger.warning("%s: %s%s %s.", path, names[0], more, loss)
         rate = Fraction(frame_rate)
-        self.info = ClipInfo(path, *size, rate, len(self._files), has_alpha, 1 / rate)
+        self.info = ClipInfo(path, *size, rate, len(self._files), has_alpha, 1 / rate, is_deep)
 
     def __iter__(self) -> Generator[Frame, None, None]:
         period = 1 / self.info.frame_rate
+        follows_gap = False
         for index, file in enumerate(self._files):
-            with opened(file) as image:
-                tensor = to_tensor(ImageOps.exif_transpose(image), self.info.has_alpha)
-            yield Frame(tensor, index * period, period, file in self._sequence_starts)
+            try:
+                image = read_image(file, self.info.has_alpha, self.info.is_deep)
+            except FileError as error:
+                if index == 0:
+                    raise
+                self.report_damage(f"{error} The frame before it is held in its place.")
+                follows_gap = True
+                continue
+            follows_gap |= file in self._sequence_starts
+            yield Frame(image, index * period, period, follows_gap)
+            follows_gap = False
 
     def close(self) -> None:
         pass
 
 
 class FolderWriter(Writer):
-    """Fills an existing folder with 00000001.png, 00000002.png ...: lossless 8-bit images, each
-    with the ICC profile or sRGB mark of the input's images. Times are not kept.
+    """Fills an existing folder with 00000001.png, 00000002.png ...: lossless images of 8 bits, or
+    16 if the input has more than 8, each with the ICC profile or sRGB mark of the input's images.
+    Times are not kept, which a warning says if they are uneven.
     """
 
     def __init__(self, path: Path, like: Reader):
-        self._path, self._count = path, 0
+        self._path, self._times = path, []
+        self._is_deep = like.info.is_deep
         self._icc_profile = like.icc_profile
-        self._chunks = PngImagePlugin.PngInfo()
+        self._chunks = []
         if (intent := getattr(like, "srgb_intent", None)) is not None:
-            self._chunks.add(b"sRGB", bytes([intent]))
+            self._chunks.append((b"sRGB", bytes([intent])))
 
     def write(self, image: torch.Tensor, time: Fraction, duration: Fraction | None = None) -> None:
-        self._count += 1
-        file = self._path / f"{self._count:08}.png"
+        self._times.append(time)
+        file = self._path / f"{len(self._times):08}.png"
         with plain_errors("write", file, PILLOW_ERRORS):
-            to_picture(image).save(
-                file, compress_level=4, icc_profile=self._icc_profile, pnginfo=self._chunks
-            )
+            save = save_png16 if self._is_deep else save_png8
+            save(file, image, self._icc_profile, self._chunks)
 
     def close(self) -> None:
-        pass
+        steps = [after - before for before, after in pairwise(self._times)]
+        if steps and max(steps) > 1.5 * min(steps):
+            logger.warning(
+                "Images have no times: frames that lasted %.3f to %.3f s are %d images alike. "
+                "--target-fps makes them even.",
+                *(min(steps), max(steps), len(self._times)),
+            )
 
     def discard(self) -> None:
         pass
 
 
-def _shown_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height after EXIF orientation, without decoding the image."""
-    # Pillow decodes a whole PNG in search of EXIF data at its end.
-    exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
-    turned = exif.get(0x0112, 1) >= 5
-    return (image.height, image.width) if turned else image.size
+def _refuse_broken(file: Path, image: Image.Image) -> None:
+    """Raise for what can't be read, before any work is done, mostly without decoding it."""
+    if image.mode == "F" or ";32" in str(image.tile):
+        raise FileError(f"{file} has 32 bits a channel; save it with 16 or 8 first.")
+    end = _ENDS.get(image.format)
+    if end and end not in _read_end(file):
+        image.load()  # raises if it is cut short
+
+
+def _list_losses(image: Image.Image) -> Iterator[str]:
+    """What of an image isn't read, though it can be."""
+    if image.format in ("PNG", "WEBP", "TIFF") and getattr(image, "is_animated", False):
+        yield "holds several pictures, of which only the first is read"
+    if image.mode == "CMYK":
+        yield "is CMYK and becomes RGB without regard to colour profiles"
+
+
+def _read_end(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        stream.seek(max(0, file.stat().st_size - 4096))
+        return stream.read()

@@ -226,8 +226,9 @@ class VideoReader(Reader):
             limit = math.ceil((self._end - start) * rate)
             count = min(count or limit, limit)
         self.info = ClipInfo(
-            self._path, width, height, Fraction(rate), count or None, has_alpha, stream.time_base
-        )
+            self._path, width, height, Fraction(rate), count or None, has_alpha, stream.time_base,
+            self._deep,
+        )  # fmt: skip
 
     def __iter__(self) -> Generator[Frame, None, None]:
         period = 1 / self.info.frame_rate
