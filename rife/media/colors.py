@@ -1,17 +1,23 @@
 """A video's colours: its tags, and conversion between its YUV and RGB that doesn't drift."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import av
+import numpy as np
+import torch
 
 # swscale's defaults darken 4:2:0 video by a whole level (of 255) each time it goes to RGB and
 # back, and its versions disagree on where chroma lies. Told both, nothing drifts.
 _SCALING = "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
 
-_FULL = 2  # AVColorRange
-_UNSPECIFIED = 2  # AVColorTransferCharacteristic and AVColorPrimaries
+# In FFmpeg's numbers: AVColorSpace, AVColorRange, AVColorTransferCharacteristic, AVColorPrimaries.
+_RGB, _BT709, _BT2020 = 0, 1, 9
+_LIMITED, _FULL = 1, 2
+_UNSPECIFIED = 2
+_LIMITED_WHITE = 255 << 8  # swscale's white in 16 bits of RGB, made of limited-range YUV
+_PQ, _HLG = 16, 18
 # AVColorSpace -> swscale's name for the matrix.
 _MATRICES = {
     1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020", 10: "bt2020"
@@ -34,36 +40,68 @@ class Colors:
         guess = "bt709" if frame.width >= 1280 or frame.height > 576 else "bt601"
         full = frame.color_range == _FULL or frame.format.name.startswith("yuvj")
         return cls(
-            space=int(frame.colorspace),
+            space=_RGB if frame.format.is_rgb else int(frame.colorspace),
             range=_FULL if full else int(frame.color_range),
             primaries=int(context.color_primaries),
             transfer=int(context.color_trc),
             matrix=_MATRICES.get(frame.colorspace, guess),
         )
 
+    @property
+    def is_hdr(self) -> bool:
+        return self.transfer in (_PQ, _HLG)
+
+    def stored_as(self, pixel_format: str) -> "Colors":
+        """The colours of a copy in another pixel format: tags that say how it is converted."""
+        target = av.VideoFormat(pixel_format, 2, 2)
+        if target.is_rgb:
+            return replace(self, space=_RGB, range=_FULL)
+        colors = self
+        if self.space == _RGB:
+            space = _BT2020 if self.primaries == _BT2020 else _BT709
+            colors = replace(self, space=space, range=_LIMITED, matrix=_MATRICES[space])
+        # yuvj formats are full range by name, and swscale makes all grey so.
+        always_full = pixel_format.startswith("yuvj") or len(target.components) < 3
+        return replace(colors, range=_FULL) if always_full else colors
+
+    def from_16_bits(self, array: np.ndarray, source: str) -> np.ndarray:
+        """(H, W, 3 or 4) uint16 RGB that was converted from format `source`, as float32 in [0, 1].
+
+        swscale counts 2^16 for 2^8 steps of limited-range YUV, so its white is less than 65535.
+        """
+        format = av.VideoFormat(source, 2, 2)
+        bits = format.components[0].bits
+        top = 65535 if format.is_rgb else (2**bits - 1) << (16 - bits)
+        is_limited = self.range != _FULL and not format.is_rgb and len(format.components) >= 3
+        white = _LIMITED_WHITE if is_limited else top
+        image = np.multiply(array, 1 / white, dtype=np.float32)
+        if white != top:
+            image[..., 3:] *= white / top
+        return np.minimum(image, 1, out=image)
+
+    def to_16_bits(self, image: torch.Tensor, target: str) -> np.ndarray:
+        """(H, W, 3 or 4) floating point in [0, 1] as uint16 RGB for conversion to `target`."""
+        white = 65535 if av.VideoFormat(target, 2, 2).is_rgb else _LIMITED_WHITE
+        array = image.float().cpu().clamp(0, 1).mul(white).round_()
+        array[..., 3:] *= 65535 / white
+        return array.numpy().astype(np.uint16)
+
     def converter(
         self, size: tuple[int, int], source: str, target: str
     ) -> Callable[[av.VideoFrame], av.VideoFrame]:
-        """From one pixel format to another, one of them RGB and the other in these colours."""
+        """A function that converts frames between pixel formats, one of which is RGB and the other
+        in these colours.
+        """
         width, height = size
         graph = av.filter.Graph()
-        options = [_SCALING]
-        for side, name in ("in", source), ("out", target):
-            format = av.VideoFormat(name, 2, 2)
-            if not format.is_rgb:
-                range_ = "full" if self.range == _FULL else "limited"
-                options += [f"{side}_color_matrix={self.matrix}", f"{side}_range={range_}"]
-                options += [f"{side}_h_chr_pos=0"]
-                if format.chroma_height() < 2:
-                    options += [f"{side}_v_chr_pos=128"]
-        graph.link_nodes(
+        nodes = [
             graph.add_buffer(
                 width=width, height=height, format=av.VideoFormat(source), time_base=Fraction(1)
-            ),
-            graph.add("scale", ":".join(options)),
-            graph.add("format", target),
-            graph.add("buffersink"),
-        ).configure()
+            )
+        ]
+        steps = [*self._steps(source, target), ("buffersink", None)]
+        nodes += [graph.add(name, options) for name, options in steps]
+        graph.link_nodes(*nodes).configure()
 
         def convert(frame: av.VideoFrame) -> av.VideoFrame:
             for tag in "color_trc", "color_primaries":
@@ -75,6 +113,59 @@ class Colors:
 
         return convert
 
+    def _steps(self, source: str, target: str) -> list[tuple[str, str]]:
+        """The filters of a conversion, with their options."""
+        format = av.VideoFormat(target, 2, 2)
+        if self.range == _FULL and not format.is_rgb and len(format.components) >= 3:
+            # FFmpeg 8 makes full-range chroma half a level too low. Limited range it makes right,
+            # so that is stretched here, in 16 bits.
+            limited = replace(self, range=_LIMITED)
+            between = _deepest(format)
+            luma, chroma = (
+                _stretched(format.components[0].bits, steps, zero)
+                for steps, zero in ((219, 16), (224, 128))
+            )
+            return [
+                *limited._steps(source, between),
+                ("lutyuv", f"y={luma}:u={chroma}:v={chroma}"),
+                ("scale", ":".join([_SCALING, "sws_dither=none", *self._sides(between, target)])),
+                ("format", target),
+            ]
+        return [("scale", ":".join([_SCALING, *self._sides(source, target)])), ("format", target)]
+
+    def _sides(self, source: str, target: str) -> list[str]:
+        """The options of the scale filter that tell what both sides are."""
+        options = []
+        for side, name in ("in", source), ("out", target):
+            format = av.VideoFormat(name, 2, 2)
+            if not format.is_rgb:
+                range_ = "full" if self.range == _FULL else "limited"
+                options += [f"{side}_color_matrix={self.matrix}", f"{side}_range={range_}"]
+                options += [f"{side}_h_chr_pos=0"]
+                if format.chroma_height() < 2:
+                    options += [f"{side}_v_chr_pos=128"]
+        return options
+
+
+def _deepest(format: av.VideoFormat) -> str:
+    """The planar 16-bit format with chroma and alpha like those of `format`."""
+    alpha = "a" if any(component.is_alpha for component in format.components) else ""
+    chroma = {(1, 1): "420", (1, 2): "422"}.get(
+        (format.chroma_width(), format.chroma_height()), "444"
+    )
+    return f"yuv{alpha}{chroma}p16le"
+
+
+def _stretched(bits: int, steps: int, zero: int) -> str:
+    """For lutyuv: a 16-bit value in limited range as one in full range, rounded to `bits`.
+
+    steps, zero: how many steps the limited range has, and where it is 0, in 8 bits.
+    """
+    top = 2**bits - 1
+    middle = 0 if zero == 16 else 2 ** (bits - 1)
+    value = f"round((val-{zero << 8})*{top}/{steps << 8})+{middle}"
+    return f"clip({value}\\,0\\,{top})*{1 << (16 - bits)}"
+
 
 # For pictures, which come without YUV: what every player understands.
-SCREEN = Colors(space=1, range=1, primaries=1, transfer=1, matrix="bt709")
+SCREEN = Colors(space=_BT709, range=_LIMITED, primaries=1, transfer=1, matrix="bt709")

@@ -300,7 +300,7 @@ class VideoReader(Reader):
             self._to_rgb = kind[1].converter(self._coded_size, kind[0], self._rgb_format)
         array = self._to_rgb(frame).to_ndarray()
         if self._deep:
-            array = array.astype(np.float32) / 65535
+            array = kind[1].from_16_bits(array, kind[0])
         transpose, flip_rows, flip_columns = self._orientation
         if transpose:
             array = array.transpose(1, 0, 2)

@@ -133,6 +133,7 @@ class VideoWriter(Writer):
                 f"{name} has no pixel format {pixel_format}; it has {', '.join(known)}."
             )
         self._format = av.VideoFormat(pixel_format, 2, 2)
+        self._colors = self._colors.stored_as(pixel_format)
         self._alpha = any(component.is_alpha for component in self._format.components)
         self._deep = max(component.bits for component in self._format.components) > 8
         if info.has_alpha and not self._alpha:
@@ -246,7 +247,7 @@ class VideoWriter(Writer):
             image, channels = (image[..., :3] * scale).to(image.dtype), 3
         image = image[self._rows][:, self._columns]
         if self._deep and image.dtype != torch.uint8:
-            array = image.float().cpu().clamp(0, 1).mul(65535).round().numpy().astype(np.uint16)
+            array = self._colors.to_16_bits(image, self._format.name)
             layout = "rgba64le" if channels == 4 else "rgb48le"
         else:
             array, layout = to_uint8(image).numpy(), "rgba" if channels == 4 else "rgb24"
