@@ -195,6 +195,10 @@ class _KeyFrame:
     shot: int = 0
     follows_gap: bool = False
 
+    def is_held(self, tick: Fraction) -> bool:
+        """Whether it lasts longer than the frame before it, by more than a tick of the clock."""
+        return self.interval is None or self.duration > self.interval + tick
+
 
 @dataclass(frozen=True, eq=False)
 class _Step:
@@ -369,12 +373,16 @@ class _Run:
         if first is not second:
             pace = (second.time - first.time) / (second.place - first.place)
             return first.time + (self._count - first.place) * pace, pace
-        last = first  # of the clip
+        last, place_of = first, self.timeline.place
         end = last.time + last.duration
-        pace = last.duration / (self.timeline.place(last.index + 1, end) - last.place)
-        time = last.time + (self._count - last.place) * pace
-        is_held = last.interval is None or last.duration > last.interval + self.timeline.tick
-        return time, last.duration if is_held and not self.timeline.closes else pace
+        pace = last.duration / (place_of(last.index + 1, end) - last.place)
+        beyond = self._count - last.place  # where no output frame falls on the last input frame
+        if self.timeline.closes or not last.is_held(self.timeline.tick):
+            return last.time + beyond * pace, pace
+        if beyond:  # as far as the frames before would go
+            before = place_of(last.index - 1, last.time - last.interval)
+            beyond *= last.interval / (last.place - before)
+        return last.time + beyond, end - last.time - beyond
 
     def _without_network(self, step: _Step) -> Iterator[Tensor]:
         first, second = step.first, step.second

@@ -2,12 +2,16 @@
 it is given as late as events allow, in an odd order, and graphs are what they are on a GPU."""
 
 import random
+import sys
 from collections import deque
+from contextlib import contextmanager
 
+import pytest
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from rife import gpu
 from rife.gpu import found_ahead
 
 #: What makes the CPU wait for the device.
@@ -114,3 +118,17 @@ class LateDevice:
         if streams:
             self._random.choice(streams).popleft()()
         return bool(streams)
+
+
+@contextmanager
+def late(*args, **options):
+    """A LateDevice that all networks are on meanwhile, without the fused kernels, which take long
+    here, and with three frames in a call."""
+    device = LateDevice(*args, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rife.gpu.device_of", lambda model: device)
+        patch.setitem(sys.modules, "rife.fused", None)
+        patch.setattr(gpu, "_trusted", {})
+        patch.setattr("rife.memory.BATCH", 3)
+        patch.setattr("rife.engine._GATHERS", False)  # it is for CPUs alone
+        yield device

@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import pytest
 import torch
+from PIL import Image, ImageDraw
 
 from rife import Options, Schedule, Timeline, interpolate_file, load_model
 from rife.fileio import FileError
@@ -169,3 +170,84 @@ def test_a_run_may_end_at_any_moment_and_leaves_nothing_half(weights):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "kill: ended early" in done.stdout
+
+
+def stills(path, durations, size=(64, 48)):
+    """A GIF or APNG of a disc that moves, its frames shown for so many milliseconds."""
+    pictures = []
+    for index in range(len(durations)):
+        picture = Image.new("RGB", size, "navy")
+        ImageDraw.Draw(picture).ellipse((5 + 7 * index, 12, 21 + 7 * index, 28), fill="gold")
+        pictures.append(picture)
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations)
+    return path
+
+
+def shown(path):
+    """How long each frame of an animation, or of a video, is shown, in milliseconds."""
+    if path.suffix == ".mp4":
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            starts = sorted(packet.pts for packet in container.demux(stream) if packet.size)
+            ends = [*starts[1:], stream.duration]
+            step = 1000 * stream.time_base
+            return [float((b - a) * step) for a, b in zip(starts, ends, strict=True)]
+    with open_reader(path) as reader:
+        return [float(1000 * frame.duration) for frame in reader]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "timeline"),
+    [
+        (".gif", Timeline(Fraction(4))),
+        (".apng", Timeline(Fraction(4))),
+        (".webp", Timeline(Fraction(5, 2))),
+        (".mp4", Timeline(Fraction(2))),
+        (".mp4", Timeline(Schedule.parse("0-:3"))),
+        (".gif", Timeline(frame_rate=Fraction(20))),
+    ],
+)
+def test_a_last_frame_that_is_held_stays_as_long(model, tmp_path, suffix, timeline):
+    clip = stills(tmp_path / "in.gif", [100] * 5 + [3000])
+    out = tmp_path / f"out{suffix}"
+    interpolate_file(model, clip, out, timeline)
+    lasted = shown(out)
+    assert sum(lasted) == pytest.approx(3500, abs=0.1)
+    if timeline.frame_rate is None:
+        beyond = 20 if timeline.multiplier == Fraction(5, 2) else 0  # the 14th lies at 12.5 places
+        assert lasted[-1] == pytest.approx(3000 - beyond, abs=0.1)
+
+
+def test_a_last_frame_like_the_others_is_divided_as_they_are(model, tmp_path):
+    clip, out = stills(tmp_path / "in.gif", [100] * 4), tmp_path / "out.gif"
+    interpolate_file(model, clip, out, Timeline(Fraction(2)))
+    assert shown(out) == [50] * 7
+    interpolate_file(model, clip, out, Timeline(Fraction(2), loop=True), overwrite=True)
+    assert shown(out) == [50] * 8
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".mp4"])
+def test_a_length_in_time_ends_when_the_input_does(model, tmp_path, suffix):
+    durations = [100, 200, 100, 300]
+    clip, out = stills(tmp_path / "in.gif", durations), tmp_path / f"out{suffix}"
+    count = interpolate_file(model, clip, out, Timeline(Fraction(4), length="duration"))
+    assert count == 16
+    even = [d / 4 for d in durations for _ in range(4)]
+    assert shown(out)[:-1] == even[:-1] if suffix == ".mp4" else sum(shown(out)) == 700
+    with open_reader(out) as reader:
+        frames = [frame.image for frame in reader]
+    assert all((frame.int() - frames[-1].int()).abs().max() < 8 for frame in frames[12:])
+    assert (frames[11].int() - frames[12].int()).abs().max() > 30
+
+
+def test_with_a_length_in_time_picture_and_sound_end_together(model, tmp_path):
+    clip, out = tmp_path / "in.mp4", tmp_path / "out.mp4"
+    make(clip, count=10, rate=25, audio="aac")
+    interpolate_file(model, clip, out, Timeline(Fraction(3), length="duration"))
+    assert times(out) == [Fraction(k, 75) for k in range(30)]
+    for path in (clip, out):
+        with av.open(str(path)) as container:
+            (video,), (audio,) = container.streams.video, container.streams.audio
+            assert video.duration * video.time_base == Fraction(2, 5)
+            assert sound(path) == sound(clip)
+            assert audio.duration

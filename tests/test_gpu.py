@@ -7,7 +7,7 @@ import random
 import sys
 import time
 import weakref
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from fractions import Fraction
 from functools import partial
 from itertools import count, pairwise
@@ -25,7 +25,7 @@ from rife.memory import Job
 from rife.options import Options
 from rife.timeline import Timeline
 
-from .late_device import LateDevice
+from .late_device import LateDevice, late
 from .seeded import seeded_clip, seeded_state
 from .test_engine import NETWORKS as ENGINES
 
@@ -47,20 +47,6 @@ def network(name, gain=0.5):
 
 def clip(count, height=40, width=70, seed=1):
     return seeded_clip(count, height, width, seed)
-
-
-@contextmanager
-def late(*args, **options):
-    """A LateDevice that all networks are on meanwhile, without the fused kernels, which take long
-    here, and with three frames in a call."""
-    device = LateDevice(*args, **options)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rife.gpu.device_of", lambda model: device)
-        patch.setitem(sys.modules, "rife.fused", None)
-        patch.setattr(gpu, "_trusted", {})
-        patch.setattr("rife.memory.BATCH", 3)
-        patch.setattr("rife.engine._GATHERS", False)  # it is for CPUs alone
-        yield device
 
 
 #: To make every frame: these clips' motion is too wild for pictures of one shot.

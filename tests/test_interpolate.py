@@ -1,5 +1,7 @@
 """The loop from frames to denser frames, with real weights."""
 
+import math
+from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
 
@@ -7,10 +9,19 @@ import av
 import pytest
 import torch
 
-from rife import Cancelled, Options, Timeline, interpolate, interpolate_stream, load_model
+from rife import (
+    Cancelled,
+    Options,
+    Summary,
+    Timeline,
+    interpolate,
+    interpolate_stream,
+    load_model,
+)
 from rife.engine import Engine
 from rife.IFNet_HDv3 import IFNet_HDv3
 from rife.IFNet_v4 import VERSIONS, IFNet_v4
+from rife.media.base import Frame
 
 from .seeded import seeded_images, seeded_state
 
@@ -446,3 +457,53 @@ def test_several_pairs_in_a_call_give_what_one_by_one_gives(
     assert many < len(calls) - many or (model.any_timestep, multiplier) == (False, 3)
     assert (together - alone).abs().max() < 1e-5
     assert torch.equal(together[::multiplier], clip)
+
+
+def test_a_length_in_time_shows_the_last_frame_for_its_time(v40, bikes):
+    timeline = Timeline(Fraction(3), length="duration")
+    out = interpolate(v40, bikes[:3], timeline)
+    assert len(out) == 9
+    assert torch.equal(out[:7], interpolate(v40, bikes[:3], 3))
+    assert torch.equal(out[7], bikes[2]) and torch.equal(out[8], bikes[2])
+    looped = replace(timeline, loop=True)
+    assert torch.equal(
+        interpolate(v40, bikes[:3], looped), interpolate(v40, bikes[:3], 3, loop=True)
+    )
+
+
+@pytest.mark.parametrize("multiplier", ["1/2", "2/3", "1", "3/2", "2", "7/3"])
+@pytest.mark.parametrize("frames", [1, 2, 3, 5])
+def test_a_length_in_time_has_as_many_frames_as_that_time_holds(v40, bikes, multiplier, frames):
+    clip = bikes[torch.arange(frames) % 4, :64, :64]
+    timeline = Timeline(Fraction(multiplier), length="duration")
+    stream = list(interpolate_stream(v40, clip, timeline))
+    assert len(stream) == timeline.count(frames) == math.ceil(frames * Fraction(multiplier))
+    pace = 1 / Fraction(multiplier)
+    assert [f.time for f in stream] == [k * pace for k in range(len(stream))]
+    assert {f.duration for f in stream} == {pace}
+    assert torch.equal(stream[0].image, clip[0])
+
+
+def test_nothing_is_made_across_a_gap(v40, bikes, caplog):
+    times = [Fraction(t) for t in (0, 1, 30, 31)]
+    frames = [
+        Frame(image, time, Fraction(1), follows_gap=time == 30)
+        for image, time in zip(bikes, times, strict=True)
+    ]
+    for cuts in ("hold", "blend", "ignore"):
+        summary = Summary()
+        out = list(
+            interpolate_stream(
+                v40, frames, Timeline(Fraction(4)), Options(cuts=cuts), summary=summary
+            )
+        )
+        assert [f.time for f in out[3:10]] == [0.75, 1, 8.25, 15.5, 22.75, 30, 30.25]
+        assert all(torch.equal(out[k].image, bikes[1]) for k in (4, 5))
+        assert all(torch.equal(out[k].image, bikes[2]) for k in (6, 7, 8))
+        assert not torch.equal(out[9].image, bikes[2])
+        assert summary.cuts == 0
+
+
+def test_recursion_has_an_end(v38, bikes):
+    with pytest.raises(ValueError, match="midpoints only.*5000 frames.*1024 at most"):
+        interpolate(v38, bikes[:2], 5000)
