@@ -172,7 +172,7 @@ class Pairs:
             log.warning(
                 "%s makes midpoints only: frames at %s, and at others out of reach, are made at "
                 "the nearest steps, %s", self.model.version,
-                ", ".join(map(str, timesteps)), ", ".join(map(str, reachable)),
+                _listed(timesteps), _listed(reachable),
             )  # fmt: skip
         return reachable
 
@@ -327,6 +327,10 @@ class Pairs:
 
     def _views(self, x: Tensor) -> Tensor:
         return torch.cat((x, turn(x))) if self.options.tta else x
+
+
+def _listed(timesteps: Sequence[Fraction]) -> str:
+    return ", ".join([*map(str, timesteps[:8]), *["..."] * (len(timesteps) > 8)])
 
 
 def turn(x: Tensor) -> Tensor:

@@ -7,15 +7,44 @@ output frame's timestep and how many there are, follows from places.
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import reprlib
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
+from itertools import accumulate
 from typing import TypeVar
 
-T = TypeVar("T")
+S, T = TypeVar("S"), TypeVar("T")
 HALF = Fraction(1, 2)
 #: What a clip's length is counted in: up to its last frame, or for as long as before.
 LENGTHS = ("frames", "duration")
+#: No multiplier is more: a pair's timesteps have to be counted.
+LARGEST = 10**9
+#: No frame rate that is read is more.
+FASTEST = 10**6
+
+# No text fits two parts of the pattern side by side, so a match takes linear time.
+_SPAN = re.compile(r"(\d{1,9})\s*(?:(-)\s*(?:(\d{1,9})\s*)?)?:\s*(\d{1,9})")
+_short = reprlib.Repr()
+_short.maxstring = _short.maxlong = _short.maxother = 60
+
+
+class LazySequence(Sequence[T]):
+    """`function` of each of `items`, computed whenever it is asked for: ten million of them take no
+    memory."""
+
+    def __init__(self, items: Sequence[S], function: Callable[[S], T]):
+        self._items, self._function = items, function
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return LazySequence(self._items[index], self._function)
+        return self._function(self._items[index])
 
 
 @dataclass(frozen=True)
@@ -31,30 +60,41 @@ class Schedule:
     def parse(cls, text: str) -> "Schedule":
         """Read "0-20:2, 21:8, 22-:1". Raises ValueError with the part that can't be."""
         spans, free = [], 0
-        for part in text.split(","):
-            match = re.fullmatch(r"\s*(\d+)\s*(-)?\s*(\d+)?\s*:\s*(\d+)\s*", part)
-            if not match or (match[3] and not match[2]):
+        for part in map(str.strip, text.split(",")):
+            match, shown = _SPAN.fullmatch(part), _short.repr(part)
+            if not match:
                 raise ValueError(
-                    f"{part.strip()!r} is no part of a schedule; write PAIR:N or FIRST-LAST:N, "
-                    "such as 0-20:2, 21:8, 22-:1"
+                    f"{shown} is no part of a schedule; write PAIR:N or FIRST-LAST:N, such as "
+                    "0-20:2, 21:8, 22-:1"
                 )
             first, multiplier = int(match[1]), int(match[4])
             last = int(match[3]) if match[3] else None if match[2] else first
             if multiplier < 1:
-                raise ValueError(f"{part.strip()!r}: a pair's multiplier must be 1 or more")
+                raise ValueError(f"{shown}: a pair's multiplier must be 1 or more")
             if free is None or first < free or (last is not None and last < first):
-                raise ValueError(f"{part.strip()!r}: pairs must be named once and in order")
+                raise ValueError(f"{shown}: pairs must be named once and in order")
             spans.append((first, last, multiplier))
             free = None if last is None else last + 1
         return cls(tuple(spans))
 
     def place(self, index: int) -> Fraction:
         """The sum of the multipliers of all pairs before frame `index`."""
-        place = index
-        for first, last, multiplier in self.spans:
-            end = index if last is None else min(index, last + 1)
-            place += (multiplier - 1) * max(0, end - first)
-        return Fraction(place)
+        begun = bisect_right(self._firsts, index)  # spans
+        if not begun:
+            return Fraction(index)
+        first, last, multiplier = self.spans[begun - 1]
+        end = index if last is None else min(index, last + 1)
+        return Fraction(index + self._made[begun - 1] + (multiplier - 1) * (end - first))
+
+    @cached_property
+    def _firsts(self) -> list[int]:
+        return [first for first, _, _ in self.spans]
+
+    @cached_property
+    def _made(self) -> list[int]:
+        """How many frames are new before each span."""
+        made = ((last + 1 - first) * (m - 1) for first, last, m in self.spans if last is not None)
+        return list(accumulate(made, initial=0))
 
 
 @dataclass(frozen=True)
@@ -89,10 +129,10 @@ class Timeline:
     length: str = "frames"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.multiplier, Schedule) and self.multiplier <= 0:
-            raise ValueError(f"multiplier must be more than 0, not {self.multiplier}")
-        if self.frame_rate is not None and self.frame_rate <= 0:
-            raise ValueError(f"the frame rate must be more than 0, not {self.frame_rate}")
+        if not isinstance(self.multiplier, Schedule):
+            _check_range("multiplier", self.multiplier)
+        if self.frame_rate is not None:
+            _check_range("the frame rate", self.frame_rate)
         if self.length not in LENGTHS:
             raise ValueError(f"length is {self.length!r}, but must be one of {', '.join(LENGTHS)}")
 
@@ -155,7 +195,7 @@ class Timeline:
                     yield held
                     held = None
                 if end - start >= 1:
-                    yield first, key, [(k - start) / (end - start) for k in ks]
+                    yield first, key, _timesteps(ks, start, end)
                 elif ks:
                     later = (ks[0] - start) / (end - start) >= HALF
                     # Held back, for it may be the last.
@@ -171,6 +211,18 @@ class Timeline:
             yield held
         if not self.loop and (shown > 1 if taken else not (self.closes and ks)):
             yield last, last, [Fraction(1)]
+
+
+def _timesteps(ks: range, start: Fraction, end: Fraction) -> Sequence[Fraction]:
+    """Where output frames `ks` lie between frames at the places `start` and `end`."""
+    return LazySequence(ks, lambda k: (k - start) / (end - start))
+
+
+def _check_range(name: str, number: Fraction) -> None:
+    if number <= 0:
+        raise ValueError(f"{name} must be more than 0, not {_short.repr(str(number))}")
+    if number > LARGEST:
+        raise ValueError(f"{name} must be {LARGEST} or less")
 
 
 def nearest_dyadic(wanted: Sequence[Fraction]) -> list[Fraction]:
@@ -189,6 +241,17 @@ def nearest_dyadic(wanted: Sequence[Fraction]) -> list[Fraction]:
         steps *= 2
 
 
+def parse_number(text: str | int | float | Fraction) -> Fraction:
+    """A number, exactly: "2.5", "5/2", "1e3". Raises ValueError for anything else, infinity and
+    what would take long to compute, such as "1e999999999", included."""
+    try:
+        if isinstance(text, str) and (len(text) > 100 or re.search(r"[eE][-+]?[\d_]{4}", text)):
+            raise ValueError
+        return Fraction(text)
+    except (ValueError, ArithmeticError):
+        raise ValueError(f"{_short.repr(text)} is no number") from None
+
+
 def parse_multiplier(text: str | int | float | Fraction | Schedule) -> Fraction | Schedule:
     """A whole number, a fraction ("2.5", "5/2") or a schedule ("0-20:2, 21:8, 22-:1").
 
@@ -198,13 +261,11 @@ def parse_multiplier(text: str | int | float | Fraction | Schedule) -> Fraction 
         return text
     if isinstance(text, str) and ":" in text:
         return Schedule.parse(text)
-    try:
-        number = Fraction(text).limit_denominator(10**6)
-    except (ValueError, ZeroDivisionError, OverflowError):
-        number = Fraction(0)
-    if number <= 0:
+    number = _parse_within(text, LARGEST)
+    if number is None:
         raise ValueError(
-            f"{text!r} is no multiplier; try 2, 2.5, 5/2, or a schedule such as 0-20:2, 21-:4"
+            f"{_short.repr(text)} is no multiplier; try 2, 2.5, 5/2, or a schedule such as "
+            "0-20:2, 21-:4"
         )
     return number
 
@@ -214,14 +275,21 @@ def parse_frame_rate(text: str | int | float | Fraction) -> Fraction:
 
     Raises ValueError for what is no frame rate.
     """
-    try:
-        rate = Fraction(text).limit_denominator(10**6)
-    except (ValueError, ZeroDivisionError, OverflowError):
-        rate = Fraction(0)
-    if rate <= 0:
-        raise ValueError(f"{text!r} is no frame rate; try 24, 23.976 or 24000/1001")
+    rate = _parse_within(text, FASTEST)
+    if rate is None:
+        raise ValueError(f"{_short.repr(text)} is no frame rate; try 24, 23.976 or 24000/1001")
     ntsc = Fraction(round(rate * Fraction(1001, 1000)) * 1000, 1001)
-    # 23.98 and 29.97 are rounded to hundredths; whole numbers are never NTSC's.
-    if rate.denominator > 1 and abs(rate - ntsc) <= Fraction(5, 1000):
+    # 23.98 and 29.97 are rounded to hundredths, which is less than a third of the distance to 24
+    # and 30; whole numbers are never NTSC's.
+    if rate.denominator > 1 and abs(rate - ntsc) <= min(Fraction(5, 1000), rate / 3000):
         return ntsc
     return rate
+
+
+def _parse_within(text: str | int | float | Fraction, largest: int) -> Fraction | None:
+    """The number, with a denominator up to a million, if it is more than 0 and not too large."""
+    try:
+        number = parse_number(text).limit_denominator(10**6)
+    except ValueError:
+        return None
+    return number if 0 < number <= largest else None

@@ -1,13 +1,17 @@
 """Which output frame lies where."""
 
 import math
+import tracemalloc
+from contextlib import closing
 from fractions import Fraction
 from itertools import pairwise
 
 import pytest
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from rife import Cancelled, Options, interpolate_stream
 from rife.timeline import (
     Schedule,
     Timeline,
@@ -48,6 +52,64 @@ def positions(timeline, frames, times=None, last=Fraction(1)):
         follows = frames if timeline.loop else frames - 1
         keys.append((follows, timeline.place(frames, times[-1] + last)))
     return [a + t * (b - a) for a, b, ts in timeline.steps(keys) for t in ts]
+
+
+@pytest.mark.parametrize(
+    ("timeline", "keys", "count"),
+    [
+        (Timeline(Fraction(10**7)), 2, 10**7),
+        (Timeline(Fraction(10**7 + 1, 2), loop=True), 3, 5_000_001),
+        (Timeline(Schedule.parse("0:900000000")), 2, 900_000_000),
+        (Timeline(frame_rate=Fraction(10**6, Fraction(1, 1000))), 3, 10**9),
+    ],
+)
+def test_any_number_of_frames_between_two_takes_no_memory(timeline, keys, count):
+    tracemalloc.start()
+    placed = [(i, timeline.place(i, Fraction(i))) for i in range(keys)]
+    first, second, timesteps = next(timeline.steps(placed))
+    inner = timesteps[1:]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100_000
+    assert (first, second, len(timesteps)) == (0, 1, count)
+    step = Fraction(1) / (placed[1][1] - placed[0][1])
+    assert timesteps[0] == 0 and inner[0] == step and inner[-1] == (count - 1) * step < 1
+    assert timeline.count(keys) >= count
+
+
+@pytest.mark.parametrize("still", [False, True])
+@pytest.mark.parametrize(
+    "timeline",
+    [
+        Timeline(Fraction(10**7)),
+        Timeline(Schedule.parse("0:9000000")),
+        Timeline(frame_rate=Fraction(10**9)),
+    ],
+)
+def test_ten_million_frames_between_two_can_be_stopped(v40, timeline, still):
+    frames, asked = torch.rand(2, 64, 64, 3), []
+    if still:
+        frames[1] = frames[0]
+    with (
+        pytest.raises(Cancelled),
+        closing(
+            interpolate_stream(
+                v40, frames, timeline, Options(cuts="ignore"), lambda: asked.append(1) or asked[3:]
+            )
+        ) as stream,
+    ):
+        for _ in stream:
+            assert len(asked) < 4
+    assert len(asked) == 4
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"multiplier": Fraction(10**30)}, {"frame_rate": Fraction(10**9 + 1)}, {"frame_rate": -1}],
+)
+def test_numbers_beyond_counting_are_refused(settings):
+    with pytest.raises(ValueError, match="multiplier|frame rate"):
+        Timeline(**settings)
 
 
 def wholes(numbers):
@@ -214,12 +276,42 @@ def test_schedules_are_read(text, spans):
     "text",
     [
         *("", "two", "0", "-2", "1/0", "0-20:0", "5-3:2", "3:2, 3:4", "0-:2, 5:3", "0:2;1:3"),
-        *(":2", "1:"),
+        *(":2", "1:", "1 2:3", "1--2:3", "-:2", "0:1e3", "0-9999999999:2", "0:9999999999"),
+        *("nan", "inf", "1e400", "1e-400", "1e999999999", "1e-999999999", "1e9_999_999_999"),
+        *("1e10", "2\0", "0x10", "\x1b[31m2", "2/3/4", "½", float("nan"), float("inf"), 10**400),
     ],
 )
 def test_what_is_no_multiplier_is_refused_by_name(text):
-    with pytest.raises(ValueError, match="multiplier|schedule|named once"):
+    with pytest.raises(ValueError, match="multiplier|schedule|named once") as caught:
         parse_multiplier(text)
+    assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [" 2 ", "２", "2e0", "2.000", "4/2", "0002", 2.0])
+def test_a_number_may_be_written_in_any_usual_way(text):
+    assert parse_multiplier(text) == parse_frame_rate(text) == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("1" * 10**6, "1" * 10**6 + ":2", " " * 10**6 + ":", "1" + " " * 10**6 + "x:2"),
+        *("1 - " + " " * 10**6 + "2:", "1 " * 10**6 + ":", "1-" * 10**6 + ":2", "," * 10**6 + ":"),
+        *("1:2" + " " * 10**6 + "3", "0:1," * 10**5, ("1" * 300 + ",") * 3000 + "0:1"),
+    ],
+)
+def test_a_megabyte_of_schedule_is_refused_at_once_and_in_a_few_words(text):
+    with pytest.raises(ValueError, match="multiplier|schedule|named once") as caught:
+        parse_multiplier(text)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_schedule_of_many_spans_is_read_and_found_in():
+    spans = 100_000
+    schedule = parse_multiplier(", ".join(f"{2 * i}: 3" for i in range(spans)))
+    assert [schedule.place(i) for i in range(6)] == [0, 3, 4, 7, 8, 11]
+    assert schedule.place(2 * spans + 5) == 4 * spans + 5
+    assert all(schedule.place(i) == 4 * (i // 2) + 3 * (i % 2) for i in range(199_000, 200_000))
 
 
 def test_multipliers_may_be_fractions():
@@ -241,12 +333,39 @@ def test_ntsc_rates_are_exact_however_they_are_rounded(rate):
     assert parse_frame_rate(rate) == parse_frame_rate(float(rate)) == rate
 
 
-@pytest.mark.parametrize("rate", ["12.5", "0.5", "7.5", "8", "59"])
+@pytest.mark.parametrize(
+    "rate",
+    [
+        *("12.5", "0.5", "7.5", "8", "59", "1/300", "0.001", "0.004", "0.995", "1.003", "2.002"),
+        *("23.9", "999999", "1000000", "1/1000000", "59.95", "24.024"),
+    ],
+)
 def test_other_rates_stay_as_they_are(rate):
-    assert parse_frame_rate(rate) == parse_frame_rate(float(rate)) == Fraction(rate)
+    exact = Fraction(rate)
+    assert parse_frame_rate(rate) == parse_frame_rate(float(exact)) == exact
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "fast", "nan", "inf", "1/0"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            " ",
+            "0",
+            "-1",
+            "fast",
+            "nan",
+            "inf",
+            "-inf",
+            "1/0",
+            "0/1",
+            "1e-7",
+            "1000001",
+            "1e400",
+        ),
+        *("1e-400", "1e999999999", "2" * 10**6, "24\0", "24fps", float("nan"), float("inf"), -1.0),
+    ],
+)
 def test_what_is_no_frame_rate_is_refused(text):
     with pytest.raises(ValueError, match="frame rate"):
         parse_frame_rate(text)
