@@ -1,6 +1,7 @@
 """Clips on disk: videos with their sound (PyAV), animated pictures and folders of images (Pillow).
 The kind follows from the name."""
 
+import logging
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,7 +10,10 @@ from .animations import ANIMATIONS_READ, ANIMATIONS_WRITTEN, AnimationReader
 from .base import Reader, Writer
 from .folders import FolderReader, FolderWriter
 from .reader import VideoReader
+from .streams import describe
 from .writer import CONTAINERS, VideoWriter
+
+logger = logging.getLogger(__name__)
 
 
 def open_reader(
@@ -64,6 +68,10 @@ def create_writer(
         )
     if codec or pixel_format:
         raise FileError(f"A codec and pixel format can be chosen for video only, not for {path}.")
+    others = [describe(stream) for stream in getattr(like, "other_streams", ())]
+    if others and sound:
+        what = suffix or "A folder"
+        logger.warning("%s holds pictures alone; left out: %s.", what, ", ".join(others))
     if path.is_dir():
         return FolderWriter(path, like)
     if suffix in ANIMATIONS_WRITTEN:
