@@ -4,29 +4,24 @@ Nothing depends on a file's name. What the networks compute is theirs; this modu
 """
 
 import hashlib
-import io
 import os
-import pickletools
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import BinaryIO
-from zipfile import ZipFile
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from .file_kinds import UNREADABLE, looks_like, some
+from .file_kinds import looks_like, name_folder, some
 from .fileio import FileError, atomic_output, refuse_same_file
 from .IFNet import IFNet
 from .IFNet_2R import IFNet_2R
 from .IFNet_HDv3 import IFNet_HDv3
 from .IFNet_m import IFNet_m
 from .IFNet_v4 import IFNet_v4
-from .network import Network
+from .network import Network, advice_on_range, dtype_name, is_finite
+from .safe_read import CheckpointError, read_tensors
 
 #: Each is asked in turn whether a state dict is its own; none accepts another's.
 FAMILIES: tuple[type[Network], ...] = (IFNet_v4, IFNet_HDv3, IFNet, IFNet_m)
@@ -45,10 +40,6 @@ EFFECTS = {
 EXTENSIONS = (".safetensors", ".pth", ".pkl", ".pt", ".ckpt", ".bin")
 
 
-class CheckpointError(ValueError):
-    """A file that can't be used as a RIFE model; the message says why, for people."""
-
-
 def load_model(
     path: str | os.PathLike,
     device: str | torch.device | None = None,
@@ -64,12 +55,13 @@ def load_model(
 
     Raises CheckpointError for a file that isn't a RIFE model or can't be read safely.
     """
-    model, weights = _recognise(path, network)
+    model, weights, _ = _recognise(path, network)
     device = best_device() if device is None else torch.device(device)
     dtype = dtype or default_dtype(device)
-    # Copied even where nothing changes: the file may be mapped into memory, and change later.
+    # Copied even where nothing changes: tensors may share their memory, or be parts of more.
     whole = {"copy": True, "memory_format": torch.contiguous_format}
     weights = {key: tensor.to(device, dtype, **whole) for key, tensor in weights.items()}
+    _check_converted(weights, path)
     model.load_state_dict(weights, assign=True)
     return model.eval().requires_grad_(False)
 
@@ -79,8 +71,9 @@ def network_of(state: Mapping[str, Tensor]) -> Network:
 
     Raises CheckpointError for what is no RIFE model.
     """
-    state = _normalise(state)
+    state = _normalise(state, "the model")
     model = _fresh(state, FAMILIES, "the model")
+    _check_converted({key: x for key, x in state.items() if x.dtype in FLOATS}, "the model")
     model.load_state_dict(_fitting(model, state, "the model"), assign=True)
     return model.eval().requires_grad_(False)
 
@@ -90,10 +83,9 @@ def describe(path: str | os.PathLike) -> dict[str, str]:
 
     Raises CheckpointError as `load_model` does.
     """
-    model, weights = _recognise(path)
-    dtypes = sorted({str(t.dtype).removeprefix("torch.") for t in weights.values()})
+    model, weights, origin = _recognise(path)
+    dtypes = sorted({dtype_name(t.dtype) for t in weights.values()})
     row = getattr(model, "parameters_row", None)
-    origin = _metadata(path)
     return {
         "file": f"{path} ({_file(path).stat().st_size / 1e6:.1f} MB)",
         "version": model.version,
@@ -176,10 +168,13 @@ def convert(
     if target.suffix != ".safetensors":
         raise FileError(f"{target}: the name of the new file has to end in .safetensors")
     refuse_same_file(source, target)
-    model, weights = _recognise(source, network)
+    model, weights, _ = _recognise(source, network)
+    if half:
+        weights = {key: tensor.half() for key, tensor in weights.items()}
+        _check_converted(weights, source, "leave out --half")
     model.load_state_dict(weights, assign=True)
     origin = {"source": source.name, "sha256": sha256(source)}
-    save_model(model.half() if half else model, target, origin, overwrite)
+    save_model(model, target, origin, overwrite)
 
 
 def sha256(path: str | os.PathLike) -> str:
@@ -208,39 +203,25 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
     Raises CheckpointError for a file without tensors or that can't be read safely.
     """
     path = _file(path)
-    start = b""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(LONGEST_LIST)
-            content = _read(path, file, start)
-        state = _normalise(_tensors(content))
-        # A tensor with a stride of 0 can claim any size; copied, it would take it.
-        if sum(tensor.nbytes for tensor in state.values()) > path.stat().st_size:
-            raise ValueError("the tensors are larger than the file")
-        return state
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: can't be read ({error.strerror or error})") from error
-    except Exception as error:  # damaged files raise whatever their bytes happen to spell
-        reason = next(text for head, text in UNREADABLE if re.match(head, start[:512], re.I))
-        raise CheckpointError(f"{path}: {reason}") from error
+    return _normalise(read_tensors(path).tensors, path)
 
 
 def _recognise(
     path: str | os.PathLike, network: str | None = None
-) -> tuple[Network, dict[str, Tensor]]:
-    """The network in a file, for inference and on the meta device, and the weights it takes."""
+) -> tuple[Network, dict[str, Tensor], Mapping[str, str]]:
+    """The network in a file, for inference and on the meta device, the weights it takes, and what
+    the file says of itself."""
     path = _file(path)
-    state = read_state_dict(path)
+    contents = read_tensors(path)
+    state = _normalise(contents.tensors, path)
     if network is not None and network not in NETWORKS:
         raise CheckpointError(f"no network {network!r}: it is one of {', '.join(NETWORKS)}")
     # A file that we wrote says which of two it is.
-    stated = NETWORKS.get(_metadata(path).get("network", ""))
+    stated = NETWORKS.get(contents.metadata.get("network", ""))
     families = (NETWORKS[network],) if network else (*filter(None, [stated]), *FAMILIES)
     fault = network and f"not of {network}; name none, to have the network recognised"
     model = _fresh(state, families, path, fault)
-    return model, _fitting(model, state, path)
+    return model, _fitting(model, state, path), contents.metadata
 
 
 def _fresh(
@@ -269,7 +250,24 @@ def _fresh(
     return model
 
 
-FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+#: dtypes of weights; each is exact in float32, or is rounded to it.
+FLOATS = (
+    torch.float32, torch.float16, torch.bfloat16, torch.float64,
+    torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz,
+)  # fmt: skip
+
+
+def _check_converted(
+    weights: Mapping[str, Tensor], name: str | os.PathLike, advice: str | None = None
+) -> None:
+    """Raises CheckpointError for numbers that were lost when weights took their dtype."""
+    lost = [key for key, tensor in weights.items() if not is_finite(tensor)]
+    if lost:
+        dtype = weights[lost[0]].dtype
+        raise CheckpointError(
+            f"{name}: {len(lost)} of its tensors ({some(lost, 1)}) hold numbers that are too large "
+            f"for {dtype_name(dtype)}: {advice or advice_on_range(dtype)}"
+        )
 
 
 def _fitting(
@@ -290,11 +288,10 @@ def _fitting(
         "not of floating point": [
             f"{key} {tensor.dtype}" for key, tensor in weights.items() if tensor.dtype not in FLOATS
         ],
-        # A sum is finite if its terms are, and needs no memory.
         "with NaN or infinity": [
             key
             for key, tensor in weights.items()
-            if tensor.dtype in FLOATS and not tensor.sum(dtype=torch.float32).isfinite()
+            if tensor.dtype in FLOATS and not is_finite(tensor)
         ],
     }
     if any(faults.values()):
@@ -308,144 +305,26 @@ def _fitting(
     return weights
 
 
-def _metadata(path: str | os.PathLike) -> dict[str, str]:
-    """What a .safetensors file says of itself; nothing in other formats."""
-    try:
-        with safe_open(_file(path), "pt") as file:
-            return file.metadata() or {}
-    except (OSError, SafetensorError):
-        return {}
-
-
 def _file(path: str | os.PathLike) -> Path:
     if os.path.isdir(path):
         inside = Path(path, "flownet.pkl")
         if inside.is_file():
             return inside
-        raise CheckpointError(
-            f"{path}: is a folder; name the model file in it (such as rife_v4.25.safetensors)"
-        )
+        raise CheckpointError(f"{path}: {name_folder(Path(path))}")
     if not os.path.isfile(path):
         raise CheckpointError(f"{path}: no such file; check the name")
     return Path(path)
 
 
-#: Bytes. No RIFE file's list of tensors is a tenth as long, and read into memory, a list can take
-#: many times its size.
-LONGEST_LIST = 1 << 20
-
-
-def _read(path: Path, file: BinaryIO, start: bytes) -> object:
-    """What the checkpoint holds; its format is told by its first bytes.
-
-    Raises CheckpointError for what should not be read, anything for what can't be.
-    """
-    if start[8:9] == b"{":
-        if int.from_bytes(start[:8], "little") > LONGEST_LIST:
-            raise ValueError("the header is too long")
-        return load_file(path)
-    if start.startswith(b"PK\x03\x04"):
-        _check_pickles(_zipped_pickle(file), 1)
-    else:  # a magic number, a version, the system, the content and the list of storages
-        _check_pickles(start, 5)
-    left = os.fstat(file.fileno()).st_size
-
-    def place(storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage:
-        nonlocal left
-        left -= storage.nbytes()
-        if left < 0:
-            raise ValueError("the storages are larger than the file")
-        if storage.resizable():  # a tensor that claims more would make it grow; numpy's don't
-            return torch.from_numpy(np.empty(storage.nbytes(), np.uint8)).untyped_storage()
-        return storage
-
-    file.seek(0)
-    return torch.load(file, map_location=place, weights_only=True)
-
-
-def _zipped_pickle(file: BinaryIO) -> bytes:
-    with ZipFile(file) as archive:
-        members = archive.infolist()
-        if any(member.filename.endswith("/constants.pkl") for member in members):
-            raise CheckpointError(
-                "a TorchScript program, not a checkpoint; get the model's weights instead"
-            )
-        # torch finds members whatever their case.
-        pickles = [member for member in members if member.filename.lower().endswith("/data.pkl")]
-        if len(pickles) != 1:
-            raise CheckpointError(
-                "a zip archive that is no PyTorch checkpoint; unpack it and choose the model in it"
-            )
-        # PyTorch compresses nothing; what does may unpack to more than the memory holds.
-        if sum(member.file_size for member in members) > os.fstat(file.fileno()).st_size:
-            raise CheckpointError("a compressed archive, which no checkpoint is; get the original")
-        with archive.open(pickles[0]) as pickle:
-            return pickle.read(LONGEST_LIST)
-
-
-#: All that the pickle of a state dict asks for.
-PLAIN = re.compile(
-    r"torch \w+Storage|torch\._utils _rebuild_(tensor|tensor_v2|parameter)|collections OrderedDict"
-)
-
-
-def _check_pickles(data: bytes, count: int) -> None:
-    """Refuse by name what the first `count` pickles in `data` ask for beside plain tensors.
-
-    torch's weights-only loading runs no code either. But it puts that differently in each version,
-    others in this process can widen what it trusts, and some bytes make it allocate gigabytes
-    (bytearray), compute for years (tuples in tuples, shared) or crash (tuples in tuples, deep).
-
-    Raises ValueError for what is no pickle or nested beyond reason.
-    """
-    stream = io.BytesIO(data)
-    strings, is_string, last = [], {}, None
-    tuples = shared = 0
-    for _ in range(count):
-        for opcode, argument, _ in pickletools.genops(stream):
-            name = opcode.name
-            if name in ("GLOBAL", "INST", "STACK_GLOBAL"):
-                wanted = " ".join(strings[-2:]) if argument is None else argument
-                if not re.fullmatch(r"[\w.]+ [\w.]+", wanted):
-                    raise ValueError("not a name")
-                if not PLAIN.fullmatch(wanted):
-                    called = wanted.replace(" ", ".")[:100]
-                    raise CheckpointError(
-                        f"refused: this pickle calls {called}, as no plain weights do, and may run "
-                        "any code with it; get the model from a source that you trust"
-                    )
-            elif "PUT" in name:
-                is_string[argument] = isinstance(last, str)
-            elif "GET" in name:
-                shared += not is_string.get(argument, True)
-            elif isinstance(argument, str):
-                strings.append(argument)
-            tuples += name.startswith("TUPLE")
-            if tuples > 10_000 or shared > 30:
-                raise ValueError("tuples in tuples")
-            last = argument
-
-
-def _tensors(content: object) -> dict[str, Tensor]:
-    for wrapper in ("state_dict", "params_ema", "params", "model", "flownet"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"holds a {type(content).__name__}, not a model's weights")
-    tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
-    if not tensors:
-        raise CheckpointError("holds no tensors, so it is no model")
-    return tensors
-
-
-def _normalise(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _normalise(state: Mapping[str, Tensor], path: str | os.PathLike) -> dict[str, Tensor]:
     renamed = {}
     for key, tensor in state.items():
         name = re.sub(r"^((module|flownet|model)\.)+", "", key)
         name = re.sub(r"^blocks\.(\d+)\.", r"block\1.", name)
         if name in renamed:
             raise CheckpointError(
-                f"holds {some([name])} twice, with and without a prefix; get a file with one model"
+                f"{path}: holds {some([name])} twice, with and without a prefix; get a file with "
+                "one model"
             )
         renamed[name] = tensor
     return renamed

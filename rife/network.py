@@ -11,6 +11,31 @@ from torch import Tensor, nn
 from .warp import at_least_float32, resize, warp
 
 
+class NonFiniteError(ValueError):
+    """A network made a frame of NaN or infinite values; the message says which, and what helps."""
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """As people write it: "float16"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def advice_on_range(dtype: torch.dtype) -> str:
+    """What helps where numbers are too large for a dtype, for people."""
+    if dtype == torch.float32:
+        return "the model file is damaged or altered; get it again, or choose another model"
+    return 'use float32 ("precision" on Load RIFE Model, --dtype float32 on the command line)'
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor of floating point has neither NaN nor infinity."""
+    if not tensor.numel():
+        return True
+    if tensor.dtype.itemsize == 1:  # torch can do little with 8 bits
+        tensor = tensor.float()
+    return all(bool(bound.isfinite()) for bound in tensor.aminmax())
+
+
 @dataclass(frozen=True)
 class Prepared:
     """One frame, made ready for a network: whatever can be computed before its neighbour is known.

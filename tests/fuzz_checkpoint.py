@@ -20,7 +20,9 @@ import tempfile
 import time
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -53,6 +55,43 @@ def zipped(content: bytes, members: Mapping[str, bytes] | None = None, compress=
         for name, data in (members or {}).items():
             archive.writestr(f"x/{name}", data)
     return stream.getvalue()
+
+
+@dataclass
+class Member:
+    """A member of an archive: what its own header and the archive's directory say of it, which is
+    the truth but for what is given."""
+
+    name: str
+    data: bytes
+    own: Mapping[str, object] = field(default_factory=dict)
+    listed: Mapping[str, object] = field(default_factory=dict)
+
+
+def archive(members: Sequence[Member], start=b"", gap=b"", comment=b"", **end: int) -> bytes:
+    """A zip archive as told, lies included; `start` and `gap`: before and after its members."""
+    body, directory = start, b""
+    for member in members:
+        truth = {
+            "name": member.name.encode(), "flags": 0, "method": 0,
+            "checksum": zlib.crc32(member.data), "packed": len(member.data),
+            "size": len(member.data), "extra": b"", "position": len(body), "after": b"",
+        }  # fmt: skip
+        own, listed = {**truth, **member.own}, {**truth, **member.listed}
+        body += b"PK\3\4" + struct.pack("<H", 20) + _numbers(own)
+        body += own["name"] + own["extra"] + member.data + own["after"]
+        directory += b"PK\1\2" + struct.pack("<2H", 20, 20) + _numbers(listed) + bytes(10)
+        directory += struct.pack("<I", listed["position"]) + listed["name"] + listed["extra"]
+    body += gap
+    end = {"count": len(members), "length": len(directory), "position": len(body), **end}
+    numbers = end["count"], end["count"], end["length"], end["position"], len(comment)
+    return body + directory + b"PK\5\6" + struct.pack("<I2H2IH", 0, *numbers) + comment
+
+
+def _numbers(told: Mapping[str, object]) -> bytes:
+    numbers = (told[key] for key in ("flags", "method", "checksum", "packed", "size"))
+    lengths = len(told["name"]), len(told["extra"])
+    return struct.pack("<2H4x3I2H", *numbers, *lengths)
 
 
 def safetensors_file(header: object, data: bytes) -> bytes:

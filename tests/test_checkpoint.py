@@ -1,5 +1,6 @@
 """Checkpoints: every kind is read and recognised, all else is refused in words."""
 
+import argparse
 import builtins
 import io
 import json
@@ -9,16 +10,19 @@ import re
 import struct
 import subprocess
 import sys
+import tarfile
 import zipfile
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from rife import safe_read
 from rife.checkpoint import (
     NETWORKS,
     CheckpointError,
@@ -34,9 +38,18 @@ from rife.IFNet_2R import IFNet_2R
 from rife.IFNet_HDv3 import IFNet_HDv3
 from rife.IFNet_m import IFNet_m
 from rife.IFNet_v4 import VERSIONS, IFNet_v4, Parameters
+from rife.network import dtype_name
 from rife.RIFE import Model
 
-from .fuzz_checkpoint import legacy, peak_memory, reducing, safetensors_file, zipped
+from .fuzz_checkpoint import (
+    Member,
+    archive,
+    legacy,
+    peak_memory,
+    reducing,
+    safetensors_file,
+    zipped,
+)
 from .seeded import seeded_images, seeded_state
 
 SMALL = Parameters((8, 8, 8, 8))  # of no published version, and quick
@@ -206,6 +219,60 @@ def test_weights_of_another_precision(small, tmp_path, form, dtype):
     )
     assert load_model(tmp_path / "x", "cpu", torch.bfloat16).dtype == torch.bfloat16
     assert str(dtype).removeprefix("torch.") in describe(tmp_path / "x")["weights"]
+
+
+EIGHT_BITS = (
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+    torch.float8_e4m3fnuz,
+    torch.float8_e5m2fnuz,
+)
+
+
+@pytest.mark.parametrize("dtype", EIGHT_BITS)
+@pytest.mark.parametrize("form", ["pth", "pkl", "safetensors"])
+def test_weights_of_eight_bits_load_exactly(small, tmp_path, form, dtype):
+    state = {key: tensor.to(dtype) for key, tensor in small.items()}
+    try:
+        FORMS[form](state, tmp_path / "x")
+    except (KeyError, ValueError):
+        pytest.skip("this safetensors doesn't write it")
+    for wanted in (torch.float32, torch.float16):
+        model = load_model(tmp_path / "x", "cpu", wanted)
+        for key, tensor in model.state_dict().items():
+            assert torch.equal(tensor, state[key].to(wanted)), key
+    assert dtype_name(dtype) in describe(tmp_path / "x")["weights"]
+    state[BIAS] = torch.full((24,), torch.nan).to(dtype)
+    FORMS[form](state, tmp_path / "x")
+    assert f"1 with NaN or infinity ({BIAS})" in refusal(tmp_path / "x")
+
+
+def test_weights_of_four_bits_are_named(written):
+    header = {"a": {"dtype": "F4", "shape": [4], "data_offsets": [0, 2]}}
+    message = refusal(written(safetensors_file(header, bytes(2))))
+    assert "holds tensors of F4, which isn't supported; get the model in float16" in message
+
+
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.int8, torch.complex64, torch.bool])
+def test_tensors_of_harmless_dtypes_are_not_called_dangerous(saved, small, dtype):
+    state = small | {BIAS: torch.ones(24).to(dtype)}
+    assert f"1 not of floating point ({BIAS} {dtype})" in refusal(saved(state))
+    assert "refused" not in refusal(saved({"x": torch.ones(24).to(dtype)}))
+
+
+def test_what_training_keeps_beside_weights_is_passed_over(saved, small):
+    content = {
+        "state_dict": small, "optimizer_states": [{"state": {0: {"step": torch.ones(1)}}}],
+        "hyper_parameters": argparse.Namespace(lr=1e-4, path=Path("x")), "best": np.float64(3),
+        "dtype": torch.float16, "size": torch.Size([1]), "counts": defaultdict(list, a=[1]),
+    }  # fmt: skip
+    assert load_model(saved(content), device="cpu").parameters_row == SMALL
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_every_binary_protocol_of_pickle(saved, small, protocol):
+    model = load_model(saved(small, pickle_protocol=protocol), device="cpu")
+    assert all(torch.equal(tensor, small[key]) for key, tensor in model.state_dict().items())
 
 
 def test_tensors_that_share_a_storage_or_lie_across_it(small, saved):
@@ -422,7 +489,6 @@ UNREADABLE = {
     "JSON": (b'{"a": {"b": 1}}', "a text file"),
     "JSON, a brace in ninth place": (b'{"abc": {"b": 1}}', "a text file"),
     "PNG": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "a picture"),
-    "GGUF": (b"GGUF\3\0\0\0", "GGUF"),
     "ncnn": (b"7767517\n12 34\n", "ncnn"),
     "gzip": (b"\x1f\x8b\x08\0", "unpack it"),
     "zip": (plain_zip(), "unpack it"),
@@ -436,6 +502,82 @@ UNREADABLE = {
 def test_files_of_another_kind(written, kind):
     data, told = UNREADABLE[kind]
     assert told in refusal(written(data))
+
+
+#: How other programs' models begin, and what they are.
+OTHER_PROGRAMS = {
+    "ONNX by torch": (b"\x08\x08\x12\x07pytorch\x1a\x052.1.0", "an ONNX model"),
+    "ONNX by onnx": (b"\x08\x0a:\xe3\xd4\xa1\x0a\x0a&\x0a\5image", "an ONNX model"),
+    "ONNX of no producer": (b"\x08\x09\x12\0\x1a\0:\xb0\x01", "an ONNX model"),
+    "TensorRT": (b"ptrt" + bytes(4) + b"\x01" * 200, "a TensorRT engine"),
+    "TensorRT 10": (b"ftrt" + bytes(4) + b"\x18\0\0\0", "a TensorRT engine"),
+    "ncnn's weights in 16 bits": (b"G\x6b\x30\x01" + bytes(range(256)), "an ncnn model's weights"),
+    "GGUF": (b"GGUF\3\0\0\0" + bytes(16), "a GGUF"),
+    "TFLite": (b"\x1c\0\0\0TFL3\x14\0\x20\0", "a TensorFlow Lite model"),
+    "TensorFlow": (b"\x08\x01\x12\xa3\xd4\x01\x0a\x8a\x10\x0a", "a TensorFlow model"),
+    "Core ML": (b"\x08\x07\x12\xc5\x02\x0a\x3f\x0a\x05image", "a Core ML model"),
+    "Core ML, short": (b"\x08\x04\x12\x4a\x0a\x1f\x0a\x05image", "a Core ML model"),
+    "OpenVINO": (b'<?xml version="1.0"?>\n<net name="rife" version="11">', "an OpenVINO model"),
+    "Keras": (b"\x89HDF\r\n\x1a\n\0\0\0\0\0\x08\x08\0", "a Keras or other HDF5 file"),
+    "NumPy": (b"\x93NUMPY\x01\0v\0{'descr': '<f4'", "a NumPy array"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_PROGRAMS)
+def test_models_of_other_programs_are_named(written, kind):
+    data, told = OTHER_PROGRAMS[kind]
+    message = refusal(written(data + bytes(100), "flownet.pth"))
+    assert told in message and "damaged" not in message
+    assert "get the PyTorch checkpoint" in message or kind == "GGUF"
+
+
+@pytest.mark.parametrize(
+    "beside, told", [(".param", "an ncnn model's weights"), (".xml", "an OpenVINO model's weights")]
+)
+def test_weights_without_a_mark_are_named_by_the_file_beside_them(written, beside, told):
+    weights = written(bytes(range(256)) * 40, "flownet.bin")
+    assert "by its name, weights of ncnn or OpenVINO" in refusal(weights)
+    written(b"7767517\n3 3\n", f"flownet{beside}")
+    message = refusal(weights)
+    assert told in message and f"the {beside} file beside it" in message
+
+
+def test_a_name_counts_only_where_the_bytes_say_nothing(small, saved, written):
+    assert load_model(saved(small, "flownet.onnx"), device="cpu")
+    assert "by its name, a TensorRT engine" in refusal(written(b"\1\2\3" * 99, "rife.engine"))
+    assert "an ONNX model" in refusal(written(b"\x08\x08\x12\x07pytorch", "rife.engine"))
+
+
+ARCHIVES = {
+    "film_net_fp32/code/__torch__/feature_extractor.py": "FILM",
+    "model/constants.pkl": "TorchScript",
+    "model.weights.h5": "a Keras model",
+    "rife.mlpackage/Data/com.apple.CoreML/model.mlmodel": "a Core ML model",
+    "arr_0.npy": "NumPy arrays",
+    "rife/flownet.pkl": "unpack it",
+}
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_archives_of_other_programs_are_named(written, name):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr(name, bytes(1000))
+        file.comment = b"made by hand"
+    assert ARCHIVES[name] in refusal(written(stream.getvalue()))
+
+
+FOLDERS = {
+    "saved_model.pb": "a TensorFlow model",
+    "Manifest.json": "a Core ML model",
+    "rife.pth": "name the model file in it",
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_folders_are_named(tmp_path, name):
+    (tmp_path / name).write_bytes(b"x")
+    assert FOLDERS[name] in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("form", ["pth", "pkl"])
@@ -572,6 +714,177 @@ def test_a_compressed_archive(saved, small, tmp_path):
             bomb.writestr(member.filename, archive.read(member))
         bomb.writestr("x/data/9999", bytes(50_000_000))
     assert "compressed" in refusal(tmp_path / "y")
+
+
+# What two readers could see differently
+
+
+SECOND = Member("x/data.pkl", b"\x80\x02}.")
+VERSION = Member("x/version", b"3\n")
+
+
+def changed(member=SECOND, own=None, listed=None):
+    return replace(member, own=own or {}, listed=listed or {})
+
+
+def two_directories(gap):
+    """To readers that trust the last end, the second archive; to those that trust what it says,
+    from the file's start on, the first."""
+    loaded, checked = (
+        archive([replace(SECOND, data=data), VERSION]) for data in (b"\x80\x02]N.", b"\x80\x02}N.")
+    )
+    return loaded[:-22] + gap + checked
+
+
+DATA = len(b"PK\3\4") + 26 + len("x/data.pkl")
+LARGE_SIZES = struct.pack("<2H2Q", 1, 16, 4, 4)
+ZIP64 = b"PK\6\6" + struct.pack("<Q2H2I4Q", 44, 20, 20, 0, 0, 1, 1, 56, 99)
+TWO_READINGS = {
+    "two directories": two_directories(b""),
+    "two directories, apart": two_directories(bytes(9)),
+    "two archives": archive([SECOND]) + archive([SECOND]),
+    "something before": archive([replace(SECOND, name="y/data.pkl")], start=b"PK\3\4" + bytes(40)),
+    "something after": archive([SECOND]) + bytes(5),
+    "an end within the comment": archive([SECOND], comment=archive([VERSION])),
+    "something between": archive([SECOND, VERSION], gap=b"PK\3\4" + bytes(30)),
+    "another name": archive([changed(own={"name": b"x/version."}), VERSION]),
+    "another size": archive([changed(own={"size": 2, "packed": 2}), VERSION]),
+    "another method": archive([changed(own={"method": 8})]),
+    "another checksum": archive([changed(own={"checksum": 1})]),
+    "another place": archive([SECOND, changed(VERSION, listed={"position": 0})]),
+    "one within the other": archive([changed(listed={"size": 5, "packed": 5}), VERSION]),
+    "a second size": archive([changed(listed={"extra": LARGE_SIZES})]),
+    "a second size of its own": archive([changed(own={"extra": LARGE_SIZES})]),
+    "a second name": archive([changed(listed={"extra": struct.pack("<2H", 0x7075, 1) + b"y"})]),
+    "a name twice": archive([SECOND, VERSION, VERSION]),
+    "a name twice but for case": archive([SECOND, VERSION, replace(VERSION, name="x/VERSION")]),
+    "another count": archive([SECOND, VERSION], count=1),
+    "another length": archive([SECOND, VERSION], length=57),
+    "another start": archive([SECOND, VERSION], position=0),
+    "sizes that follow and differ": archive(
+        [changed(own={"flags": 8, "after": b"PK\7\x08" + bytes(12)}, listed={"flags": 8}), VERSION]
+    ),
+    "an end for large archives that differs": (
+        archive([SECOND], gap=ZIP64 + b"PK\6\7" + struct.pack("<IQI", 0, DATA + 4, 1))
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TWO_READINGS)
+def test_archives_with_two_readings_are_refused(written, kind):
+    message = refusal(written(TWO_READINGS[kind]))
+    assert "refused: damaged, or made so that programs read it differently (" in message
+
+
+def test_the_same_archives_without_a_lie_have_one_reading(written):
+    sound = (
+        archive([SECOND, VERSION]),
+        archive([SECOND], comment=b"a word"),
+        archive([changed(own={"extra": struct.pack("<2H", 0x5455, 1) + b"x"})]),
+    )
+    for data in sound:
+        assert "holds no tensors" in refusal(written(data))
+
+
+def test_a_flipped_bit_in_the_numbers_of_an_archive_is_noticed(saved, small):
+    path = saved({key: torch.full_like(tensor, 0.1) for key, tensor in small.items()})
+    data = bytearray(path.read_bytes())
+    at = data.index(torch.tensor(8 * [0.1]).numpy().tobytes())
+    data[at + 2] ^= 1
+    path.write_bytes(data)
+    assert "damaged" in refusal(path)
+
+
+def test_files_without_checksums_load(saved, small):
+    if not hasattr(torch.serialization, "set_crc32_options"):
+        pytest.skip("this torch writes checksums always")
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = saved(small)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert load_model(path, device="cpu").parameters_row == SMALL
+
+
+@pytest.mark.parametrize("inside", ["pickle", "storages", "x/data.pkl"])
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT])
+def test_tar_archives_are_named_and_not_opened(written, form, inside):
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=form) as file:
+        entry = tarfile.TarInfo(inside)
+        entry.size = 4
+        file.addfile(entry, io.BytesIO(b"\x80\x02}."))
+    assert "a tar archive; unpack it" in refusal(written(stream.getvalue()))
+
+
+def test_what_is_a_pickle_and_a_tar_archive_is_a_tar_archive_as_to_torch(written):
+    entry = tarfile.TarInfo(legacy(b"\x80\x02}.")[:99].decode("latin-1"))
+    block = entry.tobuf(tarfile.USTAR_FORMAT, "latin-1")
+    assert "a tar archive" in refusal(written(block + bytes(1024)))
+
+
+def test_an_older_file_with_something_after_its_end(small, tmp_path):
+    FORMS["pkl"](small, tmp_path / "x")
+    with open(tmp_path / "x", "ab") as file:
+        file.write(archive([SECOND]))
+    assert "something follows its end" in refusal(tmp_path / "x")
+
+
+@pytest.mark.parametrize("inside", ['"dtype": "F16", ', '"shape": [4], ', ""])
+def test_a_safetensors_header_that_names_something_twice(written, inside):
+    entry = json.dumps(F32)
+    header = f'{{"a": {entry}, "a": {entry}}}' if not inside else f'{{"a": {{{inside}{entry[1:]}}}'
+    assert "a name twice" in refusal(written(safetensors_file(header.encode(), bytes(8))))
+
+
+class Changing(io.FileIO):
+    """A file on which `change` is called before the read of that number."""
+
+    def __init__(self, path, number, change):
+        super().__init__(path)
+        self._left, self._change = number, change
+
+    def readinto(self, buffer):
+        self._left -= 1
+        if self._left == 0:
+            self._change()
+        return super().readinto(buffer)
+
+
+@pytest.mark.parametrize("form", ["pth", "pkl", "safetensors"])
+@pytest.mark.parametrize("number", [1, 2, 5, 40])
+def test_a_file_that_shrinks_while_it_is_read_is_an_error(
+    small, tmp_path, monkeypatch, form, number
+):
+    FORMS[form](small, tmp_path / "x")
+
+    def shrink():
+        os.truncate(tmp_path / "x", 4000)
+
+    opened = lambda path, mode: Changing(path, number, shrink)  # noqa: E731
+    monkeypatch.setattr(safe_read, "open", opened, raising=False)
+    with pytest.raises(CheckpointError, match="damaged or cut short"):
+        load_model(tmp_path / "x", device="cpu")
+
+
+@pytest.mark.parametrize("form", ["pth", "pkl", "safetensors"])
+def test_a_file_that_is_replaced_while_it_is_read_stays_what_was_opened(
+    small, tmp_path, monkeypatch, form
+):
+    FORMS[form](small, tmp_path / "x")
+    (tmp_path / "y").write_bytes(b"something else")
+
+    def swap():
+        os.replace(tmp_path / "y", tmp_path / "x")
+
+    monkeypatch.setattr(
+        safe_read, "open", lambda path, mode: Changing(path, 2, swap), raising=False
+    )
+    model = load_model(tmp_path / "x", device="cpu")
+    assert all(torch.equal(tensor, small[key]) for key, tensor in model.state_dict().items())
+
+
+# Claims
 
 
 def test_tensors_that_claim_more_than_the_file_holds(saved, small):
