@@ -8,3 +8,9 @@ Cancel = Callable[[], bool | None]
 
 class Cancelled(Exception):
     """The cancel callback asked to stop."""
+
+
+def stop_if_cancelled(cancel: Cancel | None) -> None:
+    """Raise Cancelled if the callback asks to stop."""
+    if cancel and cancel():
+        raise Cancelled("interpolation was cancelled")

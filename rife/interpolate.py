@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .cancel import Cancel, Cancelled
+from .cancel import Cancel, stop_if_cancelled
 from .heap import freed_memory_kept
 from .media.base import Frame
 from .network import Network
@@ -82,8 +82,8 @@ def interpolate(
         recursion and the rest at the nearest of these, with a line in the log.
     loop: make the frames between the last and the first, too (a Timeline says so itself).
     progress: called as (done, total, frame) with each frame; frame: (H, W, C).
-    cancel: called before each network run; returning True raises Cancelled, and an exception of
-        its own goes through.
+    cancel: called with each input frame and before each network run; returning True raises
+        Cancelled, and an exception of its own goes through.
     out: where to put the result, (count, H, W, C), of any dtype and device.
     summary: counts what is done.
     options: see `Options`: scale, ensemble, refine, tta, cuts, cut_sensitivity, duplicates.
@@ -160,7 +160,7 @@ def _stream(
     summary = summary or Summary()
     run = _Run(model, options, timeline, frame_rate, cancel, summary)
     begun: deque[tuple[Sequence[_Step], Iterator[Tensor]]] = deque()
-    keys = _keys(frames, timeline, options, summary)
+    keys = _keys(frames, timeline, options, cancel, summary)
     steps = run.pairs.aside(run.steps(keys))
     with freed_memory_kept() if model.device.type == "cpu" else nullcontext():
         try:
@@ -217,12 +217,16 @@ class _Step:
 
 
 def _keys(
-    frames: Iterable[Tensor | Frame], timeline: Timeline, options: Options, summary: Summary
+    frames: Iterable[Tensor | Frame],
+    timeline: Timeline,
+    options: Options,
+    cancel: Cancel | None,
+    summary: Summary,
 ) -> Generator[_KeyFrame, None, None]:
     """The frames, and what follows the last where the timeline closes; without those that repeat,
     if that is asked."""
     latest: deque[_KeyFrame] = deque(maxlen=2)
-    with closing(_placed(frames, timeline, options, summary)) as placed:
+    with closing(_placed(frames, timeline, options, cancel, summary)) as placed:
         if not options.duplicates:
             yield from (key for key, _ in placed)
             return
@@ -243,7 +247,11 @@ def _keys(
 
 
 def _placed(
-    frames: Iterable[Tensor | Frame], timeline: Timeline, options: Options, summary: Summary
+    frames: Iterable[Tensor | Frame],
+    timeline: Timeline,
+    options: Options,
+    cancel: Cancel | None,
+    summary: Summary,
 ) -> Generator[tuple[_KeyFrame, bool], None, None]:
     """The frames, and whether each repeats the ones before, if that is asked."""
     detect_cuts = options.cuts != "ignore" and options.cut_sensitivity > 0
@@ -259,6 +267,7 @@ def _placed(
         return replace(key, shot=before.shot + (cut or key.follows_gap))
 
     for index, frame in enumerate(frames):
+        stop_if_cancelled(cancel)
         if not isinstance(frame, Frame):
             frame = Frame(frame, Fraction(index), Fraction(1))
         if not check_frame(frame.image, index, like=before and before.image) and within_range:
@@ -353,8 +362,7 @@ class _Run:
     def output(self, steps: Sequence[_Step], rendered: Iterator[Tensor]) -> Iterator[OutputFrame]:
         """The frames at the steps' timesteps; rendered: what `begin` gave."""
         for step in steps:
-            if self.cancel and self.cancel():
-                raise Cancelled("interpolation was cancelled")
+            stop_if_cancelled(self.cancel)
             first, second = step.first, step.second
             between = rendered if step.is_motion else self._without_network(step)
             for t in step.timesteps:

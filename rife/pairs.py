@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from . import gpu
-from .cancel import Cancel, Cancelled
+from .cancel import Cancel, stop_if_cancelled
 from .engine import Engine
 from .memory import Job, Ladder, Way, first_line, is_out_of_memory
 from .network import Motion, Network, Prepared
@@ -217,7 +217,7 @@ class Pairs:
         card = self._card_for(way, jobs[0].first)
         if card is None:
             return self._by(way, jobs, self._render)
-        self._stop_if_cancelled()
+        stop_if_cancelled(self.cancel)
         frames, doubts = card.make(jobs)
         doubts = [None] * len(jobs) if doubts is None else doubts
         return [_Made(*each, card) for each in zip(jobs, frames, doubts, strict=True)]
@@ -254,10 +254,6 @@ class Pairs:
 
         return get
 
-    def _stop_if_cancelled(self) -> None:
-        if self.cancel and self.cancel():
-            raise Cancelled("interpolation was cancelled")
-
     def _by(self, way: Way, jobs: Sequence[Job], look: _Look) -> list[_Made]:
         """What `look` gives of `jobs`; from tiles, on the device of the frames."""
         made = rearrange(self._called(way, jobs, look), "b c h w -> b h w c")
@@ -270,7 +266,7 @@ class Pairs:
         timesteps = [job.timestep for job in jobs]
 
         def call(firsts: Sequence[_Ready], seconds: Sequence[_Ready]) -> Tensor:
-            self._stop_if_cancelled()
+            stop_if_cancelled(self.cancel)
             first, second = _together(firsts), _together(seconds)
             return look(self._motion(first, second, timesteps, scale), first, second)
 

@@ -241,6 +241,20 @@ def test_cancel_stops_before_the_next_network_run(v40, bikes, monkeypatch):
         interpolate(v40, bikes, cancel=interrupt)
 
 
+def test_cancel_stops_while_frames_are_read_of_which_none_is_shown(v40, bikes):
+    read = []
+
+    def endless():
+        while True:
+            read.append(bikes[len(read) % 2])
+            yield read[-1]
+
+    timeline = Timeline(frame_rate=Fraction(1, 10**6))
+    with pytest.raises(Cancelled):
+        list(interpolate_stream(v40, endless(), timeline, cancel=lambda: len(read) >= 5))
+    assert len(read) == 5
+
+
 def test_24_to_60_frames_a_second_keeps_what_falls_on_an_original(v40, bikes):
     out = interpolate(v40, bikes[:3], Fraction(60, 24))
     assert len(out) == 6

@@ -18,6 +18,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from rife import load_model
+from rife.cancel import Cancelled
 from rife.engine import Engine
 from rife.IFNet_HDv3 import IFNet_HDv3
 from rife.memory import (
@@ -32,7 +33,7 @@ from rife.memory import (
 )
 from rife.network import Motion
 from rife.options import Options
-from rife.pairs import Cancelled, Pairs
+from rife.pairs import Pairs
 
 from .seeded import seeded_images
 
