@@ -36,6 +36,7 @@ from tqdm import tqdm
 
 from . import rife
 from .rife.download import fetch
+from .rife.fileio import plain_errors
 from .rife.zoo import DEFAULT, ZOO
 
 #: Where models are looked for, in this order.
@@ -134,10 +135,11 @@ def _in_words(value: Any) -> str:
 
 
 def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
-    """Have a node's `execute` hold its values against the node's schema.
+    """Have a node's `execute` hold its values against the node's schema, and its errors be lines.
 
-    ComfyUI does so with what is typed into a node, but not with what comes over a link. Inputs that
-    the node's `validate_inputs` names are left to the node, as ComfyUI leaves them.
+    ComfyUI does the first with what is typed into a node, but not with what comes over a link.
+    Inputs that the node's `validate_inputs` names are left to the node, as ComfyUI leaves them. The
+    names of files in errors may hold anything.
     """
 
     @wraps(execute)
@@ -148,9 +150,18 @@ def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
         for entry in inputs:
             if entry.id in named and entry.id not in own:
                 named[entry.id] = check_value(entry, named[entry.id])
-        return execute(node, **named)
+        try:
+            return execute(node, **named)
+        except (OSError, ValueError) as error:
+            error.args = tuple(one_line(x) if isinstance(x, str) else x for x in error.args)
+            raise
 
     return execute_checked
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks and other control characters."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def register_model_folders() -> None:
@@ -356,7 +367,8 @@ def as_file(video: Any) -> Iterator[tuple[Path, Fraction, Fraction | None]]:
         return
     path = temporary_file(".video")
     try:
-        path.write_bytes(source.getbuffer())
+        with plain_errors("write", path):
+            path.write_bytes(source.getbuffer())
         yield path, *window
     finally:
         path.unlink(missing_ok=True)
@@ -377,12 +389,6 @@ def video_from_parts(like: Any, images: Tensor, frame_rate: Fraction, sound: boo
     return InputImpl.VideoFromComponents(parts, **depth)
 
 
-def frame_rate(video: Any) -> Fraction | None:
-    """Frames a second of a video; older ComfyUIs would have to decode it."""
-    get = getattr(video, "get_frame_rate", None)
-    return Fraction(get()) if get else None
-
-
 def bit_depth(video: Any) -> int:
     """Bits of each channel; older ComfyUIs know 8 only."""
     return getattr(video, "get_bit_depth", lambda: 8)()
@@ -391,7 +397,8 @@ def bit_depth(video: Any) -> int:
 def temporary_file(suffix: str) -> Path:
     """A new name in the folder that ComfyUI empties when it starts."""
     folder = Path(folder_paths.get_temp_directory())
-    folder.mkdir(parents=True, exist_ok=True)
+    with plain_errors("write", folder):
+        folder.mkdir(parents=True, exist_ok=True)
     return folder / f"rife_{secrets.token_hex(6)}{suffix}"
 
 
@@ -423,7 +430,7 @@ class _Warnings(logging.Handler):
         self.texts: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = "".join(c if c.isprintable() else " " for c in record.getMessage())
+        text = one_line(record.getMessage())
         if text not in self.texts:
             self.texts.append(text)
 
@@ -457,6 +464,7 @@ def progress(node_id: str | None = None, **console: Any) -> Iterator[Callable[..
 
         def report(done: int, total: int | None, frame: Tensor | None = None) -> None:
             nonlocal shown
+            stop_if_interrupted()
             console_bar.total = total
             console_bar.update(done - console_bar.n)
             preview = None

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from . import comfy_host as host
 from . import rife
+from .rife.media import open_reader
 from .rife.zoo import DEFAULT
 
 # Core's type, so that its nodes take our models and ours take its.
@@ -79,7 +80,7 @@ class LoadRIFEModel(io.ComfyNode):
         try:
             host.fingerprint(model_name)
         except FileNotFoundError as error:
-            return str(error)
+            return host.one_line(str(error))
         return True
 
     @classmethod
@@ -442,30 +443,29 @@ class RIFEVideoInterpolate(io.ComfyNode):
         timeline = _timeline(multiplier, target_fps, loop, slow_motion, length)
         options = _options(**settings)
         if parts := host.in_memory(video):
-            run = _Run(cls, model, Fraction(parts.frame_rate), timeline)
+            run = _Run(cls, model, rife.parse_frame_rate(parts.frame_rate), timeline)
             images = run.interpolate(parts.images, options)
             result = host.video_from_parts(video, images, run.rate, sound=not slow_motion)
             return io.NodeOutput(result, ui=run.ui())
 
         target = host.temporary_file(f".{Types.VideoContainer.get_extension(format)}")
-        width, height = video.get_dimensions()
-        run = _Run(cls, model, host.frame_rate(video), timeline)
-        with (
-            host.as_file(video) as (path, start, duration),
-            run.network(height, width) as given,
-        ):
-            rife.interpolate_file(
-                source=path,
-                target=target,
-                timeline=timeline,
-                options=rife.Options(**options),
-                start=start,
-                duration=duration,
-                crf=crf,
-                codec=None if codec in ("auto", "h264") else codec,
-                pixel_format="yuv420p10le" if host.bit_depth(video) > 8 else None,
-                **given,
-            )
+        with host.as_file(video) as (path, start, duration):
+            with open_reader(path, start=start, duration=duration) as reader:
+                clip = reader.info
+            run = _Run(cls, model, clip.frame_rate, timeline)
+            with run.network(clip.height, clip.width, 3 + clip.has_alpha) as given:
+                rife.interpolate_file(
+                    source=path,
+                    target=target,
+                    timeline=timeline,
+                    options=rife.Options(**options),
+                    start=start,
+                    duration=duration,
+                    crf=crf,
+                    codec=None if codec in ("auto", "h264") else codec,
+                    pixel_format="yuv420p10le" if host.bit_depth(video) > 8 else None,
+                    **given,
+                )
         return io.NodeOutput(host.video_from_file(target), ui=run.ui())
 
 
