@@ -69,6 +69,8 @@ class ComfyUI:
         for name in ("input", "models/rife", "models/frame_interpolation", "user", OTHER_PACK):
             (base / name).mkdir(parents=True)
         (base / "custom_nodes" / NAME).symlink_to(PACK)
+        odd_values = Path(__file__).with_name("odd_values.py")
+        (base / "custom_nodes" / odd_values.name).symlink_to(odd_values)
         for pack in filter(None, os.environ.get("COMFYUI_PACKS", "").split(os.pathsep)):
             (base / "custom_nodes" / Path(pack).name).symlink_to(Path(pack).resolve())
         with socket.socket() as probe:
