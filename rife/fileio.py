@@ -2,16 +2,15 @@
 there at all."""
 
 import errno
-import logging
 import os
 import re
-import secrets
-import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-logger = logging.getLogger(__name__)
+from .claims import aside, claimed, remove, sweep
+from .interrupts import held_back
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space or choose another folder",
@@ -44,9 +43,15 @@ def plain_errors(doing: str, path: Path, also: tuple[type[Exception], ...] = ())
 
 
 def refuse_same_file(source: str | Path, destination: str | Path) -> None:
-    """Raise FileError if both names stand for one file or folder, whatever the spelling."""
-    if os.path.exists(destination) and os.path.samefile(source, destination):
+    """Raise FileError if both names stand for one file or folder, whatever the spelling, or if
+    `destination` is a folder that holds `source`, and would be replaced with it."""
+    if not (os.path.exists(source) and os.path.exists(destination)):
+        return
+    if os.path.samefile(source, destination):
         raise FileError(f"{destination} is the input itself; choose another name for the output.")
+    for folder in Path(os.path.realpath(source)).parents:
+        if os.path.samefile(folder, destination):
+            raise FileError(f"{destination} holds the input; choose another folder for the output.")
 
 
 @contextmanager
@@ -58,39 +63,52 @@ def atomic_output(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     the temporary path is a new, empty folder. Nothing but an empty folder is replaced unless
     `overwrite` is set, and a folder only if all it holds are numbered images such as ours.
 
+    What killed processes left beside `path` is removed first, see `claims.sweep`.
+
     Raises FileError if the folder around `path` is missing (none are created) or not writable,
-    if `path` is taken, or if nothing was written.
+    if `path` is taken, or if nothing was written. If `path` can't be had in the end, though it
+    could at first, what was written gets a name like it, which the error says.
     """
-    shown, path = path, Path(os.path.realpath(path))  # a link stays, and its target is replaced
-    as_folder = path.is_dir() or not path.suffix
-    _check_destination(path, shown, as_folder, overwrite)
-    temporary = path.with_name(f".rife-{secrets.token_hex(6)}{path.suffix}")
-    try:
+    shown = path
+    with plain_errors("write", shown, (ValueError,)):  # NUL in a name
+        path = Path(os.path.realpath(path))  # a link stays, and its target is replaced
+        sweep(path.parent)
+        as_folder = os.path.isdir(path) or not path.suffix
+        _check_destination(path, shown, as_folder, overwrite)
+    with ExitStack() as stack:
         with plain_errors("write", shown):
+            temporary = stack.enter_context(claimed(path))
+            stack.callback(_discard, temporary)
             temporary.mkdir() if as_folder else temporary.touch(exist_ok=False)
-        yield temporary
-        with plain_errors("write", shown):
-            if not (any(temporary.iterdir()) if as_folder else temporary.stat().st_size):
-                raise FileError(f"Nothing was written to {shown}.")
-            _check_destination(path, shown, as_folder, overwrite)
-            _move_into_place(temporary, path)
-    except FileError as error:
-        # Readers of the message know the file by its final name.
-        raise FileError(str(error).replace(str(temporary), str(shown))) from error
-    finally:
-        _remove(temporary)
+        try:
+            yield temporary
+        except FileError as error:
+            # Readers of the message know the file by its final name.
+            raise FileError(str(error).replace(str(temporary), str(shown))) from error
+        if not (any(temporary.iterdir()) if as_folder else temporary.stat().st_size):
+            raise FileError(f"Nothing was written to {shown}.")
+        try:
+            with plain_errors("write", shown), held_back():
+                _check_destination(path, shown, as_folder, overwrite)
+                _move_into_place(temporary, path)
+        except FileError as error:
+            raise FileError(f"{error} What was made is {_keep(temporary, path)}") from error
 
 
 def _check_destination(path: Path, shown: str | Path, as_folder: bool, overwrite: bool) -> None:
     if not path.parent.is_dir():
         raise FileError(f"The folder {path.parent} does not exist; create it first.")
-    if not path.exists():
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
         return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise FileError(f"{shown} is a pipe, a device or a broken link; choose another name.")
     if not as_folder:
         if not overwrite:
             raise FileError(f"{shown} exists; choose another name or allow overwriting.")
         return
-    if not path.is_dir():
+    if not stat.S_ISDIR(mode):
         raise FileError(f"{shown} is a file; the name of an output file needs a suffix like .mp4.")
     held = [entry.name for entry in path.iterdir()]
     if held and not overwrite:
@@ -106,22 +124,30 @@ def _move_into_place(temporary: Path, path: Path) -> None:
     if not path.is_dir():
         os.replace(temporary, path)
         return
-    aside = temporary.with_name(f"{temporary.name}.old")
+    old = aside(temporary)
+    os.rename(path, old)
     try:
-        os.rename(path, aside)
         os.rename(temporary, path)
-    except BaseException:
-        if aside.exists():
-            os.rename(aside, path)
+    except OSError:
+        os.rename(old, path)
         raise
-    _remove(aside)
+    remove(old)
 
 
-def _remove(path: Path) -> None:
-    try:
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.exists():
-            path.unlink()
-    except OSError as error:
-        logger.warning("%s could not be removed (%s); please delete it.", path, error)
+def _keep(temporary: Path, path: Path) -> Path:
+    """Give what was written a name that is free; returns it."""
+    for number in range(1, 100):
+        name = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        if not os.path.lexists(name):
+            with suppress(OSError):
+                os.rename(temporary, name)
+                return name
+    kept = path.with_name(temporary.name.replace(".rife-", "rife-"))
+    with suppress(OSError):
+        os.rename(temporary, kept)
+    return kept
+
+
+def _discard(temporary: Path) -> None:
+    with held_back():
+        remove(temporary)

@@ -1,9 +1,12 @@
 """Output that is whole under its final name or not there at all."""
 
 import os
+import pydoc
+import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -65,17 +68,19 @@ def test_an_existing_file_is_refused_before_any_work(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["out.mp4", "folder"])
-def test_what_appears_meanwhile_is_not_replaced(tmp_path, name):
+def test_what_appears_meanwhile_is_not_replaced_and_the_work_is_kept(tmp_path, name):
     target = tmp_path / name
-    with pytest.raises(FileError), atomic_output(target) as temporary:
+    kept = target.with_stem(f"{target.stem}-1")
+    with pytest.raises(FileError, match=kept.name), atomic_output(target) as temporary:
         if temporary.is_dir():
             numbered(temporary, 1)
             numbered(target, 3)
         else:
             temporary.write_bytes(b"new")
             target.write_bytes(b"someone else's")
-    assert listing(tmp_path) == [name]
+    assert listing(tmp_path) == sorted([name, kept.name])
     assert len(listing(target)) == 3 if target.is_dir() else target.read_bytes()[:4] == b"some"
+    assert len(listing(kept)) == 1 if kept.is_dir() else kept.read_bytes() == b"new"
 
 
 def test_overwriting_replaces_files_and_folders_whole(tmp_path):
@@ -107,7 +112,8 @@ def test_a_folder_that_cannot_be_replaced_comes_back(tmp_path, monkeypatch):
     ):
         (temporary / "00000001.png").write_bytes(b"new")
     assert (tmp_path / "folder" / "00000002.png").read_bytes() == b"old"
-    assert listing(tmp_path) == ["folder"]
+    assert (tmp_path / "folder-1" / "00000001.png").read_bytes() == b"new"
+    assert listing(tmp_path) == ["folder", "folder-1"]
 
 
 def test_an_empty_folder_may_be_filled(tmp_path):
@@ -191,6 +197,225 @@ def test_the_input_is_refused_as_output_however_it_is_spelled(tmp_path, monkeypa
             refuse_same_file(source, target)
     refuse_same_file("a.mp4", "b.mp4")
     refuse_same_file("a.mp4", "folder")
+
+
+@pytest.mark.parametrize(
+    "name", ["a" * 300 + ".mp4", "a." + "b" * 300, "a\0b.mp4", "a" * 300, "a\0b", "/", "/dev/null"]
+)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_name_that_cannot_be_is_refused_before_any_work(tmp_path, name, overwrite):
+    with pytest.raises(FileError), atomic_output(tmp_path / name, overwrite):
+        pytest.fail("the block was entered")
+    assert listing(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["12:31.mp4", "-o.mp4", " .mp4", "a\nb.mp4", "OUT.MP4", "..mp4", "x"]
+)
+def test_any_other_name_is_taken(tmp_path, name):
+    with atomic_output(tmp_path / name) as temporary:
+        (temporary / "00000001.png" if temporary.is_dir() else temporary).write_bytes(b"new")
+    assert listing(tmp_path) == [name]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links and pipes")
+def test_only_files_and_folders_are_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "loop.mp4").symlink_to(tmp_path / "loop.mp4")
+    (tmp_path / "nowhere.mp4").symlink_to(tmp_path / "missing" / "out.mp4")
+    before = listing(tmp_path)
+    for name in before:
+        with (
+            pytest.raises(FileError, match="broken link|missing does not exist"),
+            atomic_output(tmp_path / name, overwrite=True),
+        ):
+            pytest.fail("the block was entered")
+    (tmp_path / "nowhere.mp4").unlink()
+    (tmp_path / "nowhere.mp4").symlink_to(tmp_path / "out.mp4")
+    with atomic_output(tmp_path / "nowhere.mp4") as temporary:
+        temporary.write_bytes(b"new")
+    assert (tmp_path / "nowhere.mp4").is_symlink()
+    assert (tmp_path / "out.mp4").read_bytes() == b"new"
+    assert listing(tmp_path) == sorted([*before, "out.mp4"])
+
+
+def test_a_folder_that_holds_the_input_is_refused_as_output(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "00000001.png").touch()
+    for folder in ("a", "a/b", "a/b/../../a"):
+        with pytest.raises(FileError, match="holds the input"):
+            refuse_same_file(tmp_path / "a" / "b" / "00000001.png", tmp_path / folder)
+    refuse_same_file(tmp_path / "a" / "b", tmp_path / "a" / "b" / "out.mp4")
+    refuse_same_file(tmp_path / "missing", tmp_path / "a")
+
+
+WORK = """
+import signal, sys, time
+from rife.fileio import atomic_output
+
+with atomic_output(sys.argv[1], overwrite=True) as path:
+    (path / "00000001.png" if path.is_dir() else path).write_bytes(b"half")
+    print("working", flush=True)
+    time.sleep(600)
+"""
+BETWEEN_RENAMES = """
+import os, signal
+from pathlib import Path
+
+rename = os.rename
+
+def kill_after(source, target):
+    rename(source, target)
+    if str(target).endswith(".old"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+os.rename = kill_after
+"""
+
+
+def work(path, script=WORK):
+    """A process that is at work on an output at `path`."""
+    run = subprocess.Popen(
+        [sys.executable, "-c", script, path], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    run.stdout.readline()
+    return run
+
+
+def killed(path, script=WORK):
+    with work(path, script) as run:
+        run.kill()
+
+
+def replace_once(path, content=b"new"):
+    with atomic_output(path, overwrite=True) as temporary:
+        (temporary / "00000001.png" if temporary.is_dir() else temporary).write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "folder"])
+def test_what_a_killed_run_left_is_removed_by_the_next_in_the_folder(tmp_path, name, caplog):
+    caplog.set_level("INFO")
+    killed(tmp_path / name)
+    assert len(listing(tmp_path)) == 2
+    replace_once(tmp_path / "other.gif")
+    assert listing(tmp_path) == ["other.gif"]
+    assert caplog.text.count("left: ") == 1
+
+
+def test_what_a_living_run_has_stays(tmp_path):
+    with work(tmp_path / "out.mp4") as first, work(tmp_path / "folder") as second:
+        before = listing(tmp_path)
+        with atomic_output(tmp_path / "here.mp4") as ours:
+            ours.write_bytes(b"new")
+            replace_once(tmp_path / "other.gif")
+            assert set(before) < set(listing(tmp_path))
+            assert ours.exists()
+        assert listing(tmp_path) == sorted([*before, "here.mp4", "other.gif"])
+        first.kill()
+        first.wait()
+        replace_once(tmp_path / "other.gif")
+        assert len(listing(tmp_path)) == 4
+        second.kill()
+    replace_once(tmp_path / "other.gif")
+    assert listing(tmp_path) == ["here.mp4", "other.gif"]
+
+
+def test_what_may_be_of_someone_else_stays(tmp_path, monkeypatch):
+    names = [".rife-0123456789ab.mp4", ".rife-0123456789ab", ".rife-0123456789ab.mp4.old"]
+    names += [".rife-notes-lock", ".rife-0123456789abc-lock", "rife-0123456789ab-lock"]
+    for name in names:
+        (tmp_path / name).write_text("mine")
+    killed(tmp_path / "out.mp4")
+    with monkeypatch.context() as patch:
+        patch.setattr("platform.node", lambda: "another")
+        replace_once(tmp_path / "other.gif")
+    with monkeypatch.context() as patch:
+        patch.setattr("psutil.disk_partitions", lambda all: [NetworkDrive])
+        replace_once(tmp_path / "other.gif")
+    assert len(listing(tmp_path)) == len(names) + 3
+    replace_once(tmp_path / "other.gif")
+    assert listing(tmp_path) == sorted([*names, "other.gif"])
+
+
+class NetworkDrive:
+    mountpoint, fstype, opts = "/", "nfs4", "rw"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_folder_that_a_killed_run_had_moved_aside_comes_back(tmp_path):
+    numbered(tmp_path / "folder")
+    script = BETWEEN_RENAMES + WORK.replace("time.sleep(600)", "")
+    killed(tmp_path / "folder", script)
+    assert "folder" not in listing(tmp_path)
+    with pytest.raises(FileError, match="not empty"), atomic_output(tmp_path / "folder"):
+        pytest.fail("the block was entered")
+    assert listing(tmp_path) == ["folder"]
+    assert (tmp_path / "folder" / "00000002.png").read_bytes() == b"old"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_folder_moved_aside_is_kept_where_its_name_is_taken_by_then(tmp_path, caplog):
+    numbered(tmp_path / "folder")
+    script = BETWEEN_RENAMES + WORK.replace("time.sleep(600)", "")
+    killed(tmp_path / "folder", script)
+    numbered(tmp_path / "folder", 5)
+    for _ in range(2):
+        replace_once(tmp_path / "other.gif")
+    assert len(listing(tmp_path / "folder")) == 5
+    (old,) = tmp_path.glob("*.old")
+    assert (old / "00000002.png").read_bytes() == b"old"
+    assert old.name in caplog.text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_folder_that_was_replaced_is_removed_if_the_kill_came_after(tmp_path):
+    numbered(tmp_path / "folder")
+    script = """
+import os, shutil, signal
+shutil.rmtree = lambda path: os.kill(os.getpid(), signal.SIGKILL)
+""" + WORK.replace("time.sleep(600)", "")
+    killed(tmp_path / "folder", script)
+    replace_once(tmp_path / "other.gif")
+    assert listing(tmp_path) == ["folder", "other.gif"]
+    assert (tmp_path / "folder" / "00000001.png").read_bytes() == b"half"
+
+
+def test_where_files_cannot_be_locked_outputs_are_written_all_the_same(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("rife.claims._try_lock", refuse)
+    with atomic_output(tmp_path / "out.mp4") as temporary:
+        temporary.write_bytes(b"new")
+        assert listing(tmp_path) == [temporary.name]
+    assert listing(tmp_path) == ["out.mp4"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("name", ["out.mp4", "folder"])
+@pytest.mark.parametrize(
+    "call", ["os.replace", "os.rename", "shutil.rmtree", "pathlib.Path.unlink"]
+)
+def test_an_interrupt_in_the_last_steps_leaves_the_old_or_the_new_and_nothing_else(
+    tmp_path, monkeypatch, name, call
+):
+    if name == "out.mp4":
+        (tmp_path / name).write_bytes(b"old")
+    else:
+        numbered(tmp_path / name, 1)
+    true = pydoc.locate(call)
+
+    def interrupted(*args, **options):
+        true(*args, **options)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(call, interrupted)
+    with suppress(KeyboardInterrupt):
+        replace_once(tmp_path / name)
+    assert listing(tmp_path) == [name]
+    content = tmp_path / name / "00000001.png" if name == "folder" else tmp_path / name
+    assert content.read_bytes() == b"new"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on file size")
