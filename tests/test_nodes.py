@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import gc
 import importlib.util
 import logging
 import os
@@ -12,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import GeneratorType, ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -394,6 +395,55 @@ def test_an_interrupt_stops_the_run_and_the_next_run_is_whole(
     assert len(interpolate(pack, model, frames, 4)) == 13
 
 
+@pytest.mark.parametrize("node", ["RIFEFrameInterpolate", "RIFEOpticalFlow"])
+@pytest.mark.parametrize("cause", ["progress", "cancel", "a bad frame"])
+def test_nothing_runs_any_more_when_comfyui_empties_its_caches(
+    pack: SimpleNamespace,
+    model: object,
+    frames: torch.Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+    node: str,
+    cause: str,
+) -> None:
+    """Generators that are still alive then hold the device's memory."""
+
+    class Interrupt(BaseException):
+        pass
+
+    def stop(*_: object, **__: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise Interrupt
+
+    def look() -> None:
+        alive.append(
+            [
+                thing
+                for thing in gc.get_objects()
+                if type(thing) is GeneratorType
+                and thing.gi_frame is not None
+                and f"{PACK}/rife/" in thing.gi_code.co_filename
+            ]
+        )
+
+    calls, alive = 0, []
+    monkeypatch.setattr(model_management, "soft_empty_cache", look)
+    if cause == "cancel":
+        name = "throw_exception_if_processing_interrupted"
+        monkeypatch.setattr(model_management, name, stop)
+    if cause == "a bad frame":
+        frames = torch.cat((frames, frames[:1] / 0))
+    if cause == "progress":
+        comfy.utils.set_progress_bar_global_hook(stop)
+    try:
+        with pytest.raises((Interrupt, ValueError)):
+            pack.nodes[node].execute(model=model, images=frames)
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+    assert alive == [[]]
+
+
 def test_names_are_plain_but_for_the_second_file_of_a_name(pack: SimpleNamespace) -> None:
     core, others = pack.models / "frame_interpolation", pack.others
     nested = os.path.join("old", "v3.PKL")
@@ -527,6 +577,20 @@ def test_offline_the_error_says_how_to_do_it_by_hand(
         load(pack, UNPINNED)
     for part in ("HF_HUB_OFFLINE", ZOO[UNPINNED].source.url, str(pack.models / "rife")):
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize("node", ["LoadRIFEModel", "RIFEFrameInterpolate"])
+def test_without_a_network_the_error_begins_with_the_cause(
+    pack: SimpleNamespace, frames: torch.Tensor, monkeypatch: pytest.MonkeyPatch, node: str
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens
+    monkeypatch.setattr(sys.modules[pack.host.fetch.__module__], "PAUSES", ())
+    given = {"model_name": DEFAULT} if node == "LoadRIFEModel" else {"images": frames}
+    with pytest.raises(OSError) as error:
+        pack.nodes[node].execute(**given)
+    assert str(error.value).startswith(f"{DEFAULT} was not downloaded: no connection (")
+    assert str(error.value).isprintable()
+    assert on_disk(pack) == []
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
