@@ -37,6 +37,7 @@ from tqdm import tqdm
 from . import rife
 from .rife.download import fetch
 from .rife.fileio import plain_errors
+from .rife.media.base import to_uint8
 from .rife.zoo import DEFAULT, ZOO
 
 #: Where models are looked for, in this order.
@@ -495,7 +496,7 @@ def _so_far(done: int, total: int | None, seconds: float, unit: str) -> str:
 
 
 def _thumbnail(frame: Tensor, side: int) -> Image.Image:
-    """A cheap preview of a frame (H, W, C), under 2 * side pixels long."""
+    """A cheap preview of a frame (H, W, C) of floats or bytes, under 2 * side pixels long."""
     step = max(1, max(frame.shape[:2]) // side)
-    small = frame[::step, ::step, :3].float().clamp(0, 1).mul(255).byte().cpu()
+    small = to_uint8(frame[::step, ::step, :3])
     return Image.fromarray(small.expand(-1, -1, 3).numpy())

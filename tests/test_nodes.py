@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import GeneratorType, ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -374,6 +375,17 @@ def test_previews_of_large_frames_are_made_small_first(
     image = pack.host._thumbnail(torch.rand(2160, 3840, channels), 512)
     assert image.mode == "RGB"
     assert 512 <= max(image.size) < 1024
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32, torch.float64])
+def test_previews_look_like_the_frame_whatever_it_is_made_of(
+    pack: SimpleNamespace, dtype: torch.dtype
+) -> None:
+    """Frames of 8-bit videos are bytes."""
+    frame = torch.linspace(0, 255, 12).view(2, 2, 3)
+    frame = (frame if dtype == torch.uint8 else frame / 255).to(dtype)
+    seen = torch.from_numpy(np.array(pack.host._thumbnail(frame, 512)))
+    assert (seen.flatten() - torch.linspace(0, 255, 12)).abs().max() <= 1
 
 
 def test_an_interrupt_stops_the_run_and_the_next_run_is_whole(
