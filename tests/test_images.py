@@ -11,9 +11,13 @@ import pytest
 import torch
 from PIL import Image, ImageCms, PngImagePlugin
 
+from rife import Options, interpolate_file
 from rife.fileio import FileError
+from rife.IFNet_v4 import IFNet_v4, Parameters
 from rife.media import create_writer, open_reader
 from rife.media.pictures import png_chunk
+
+from .seeded import seeded_state
 
 SIZE = 24, 16  # width, height
 
@@ -616,3 +620,70 @@ def test_a_codec_for_an_image_output_is_refused(tmp_path):
         for name in "out.gif", "in":
             with pytest.raises(FileError, match="video only"):
                 create_writer(tmp_path / name, reader, Fraction(24), codec="libx264")
+
+
+# Through a network.
+
+
+@pytest.fixture(scope="module")
+def network():
+    network = IFNet_v4(Parameters((8, 8, 8, 8))).eval()
+    network.load_state_dict(seeded_state(network))
+    return network
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".apng", ".mp4", ""])
+@pytest.mark.parametrize("seconds", [300, 1000])
+def test_images_may_be_shown_for_minutes(network, tmp_path, suffix, seconds):
+    source, target = folder_of(tmp_path / "in"), tmp_path / f"out{suffix}"
+    assert interpolate_file(network, source, target, frame_rate=Fraction(1, seconds)) == 5
+    if suffix in (".gif", ".webp", ".apng"):
+        assert sum(delays(target)) == 2500 * seconds
+    elif suffix:
+        with av.open(str(target)) as container:
+            times = [frame.time for frame in container.decode(video=0)]
+        assert times == [index * seconds / 2 for index in range(5)]
+    else:
+        assert len(list(target.iterdir())) == 5
+
+
+def test_no_frame_is_made_from_one_sequence_to_the_next(network, tmp_path):
+    (tmp_path / "in").mkdir()
+    names = "a_9", "a_10", "b_1", "b_2"
+    for index, name in enumerate(names):
+        picture(4 * index).save(tmp_path / "in" / f"{name}.png")
+    interpolate_file(network, tmp_path / "in", tmp_path / "out", options=Options(cuts="ignore"))
+    images = [frame.image for frame in frames_of(tmp_path / "out")]
+    originals = [frame.image for frame in frames_of(tmp_path / "in")]
+    assert all(map(torch.equal, images[::2], originals))
+    assert torch.equal(images[3], originals[1]) or torch.equal(images[3], originals[2])
+    assert not torch.equal(images[1], originals[0])
+
+
+def test_16_bit_originals_are_among_the_frames_bit_for_bit(network, tmp_path):
+    (tmp_path / "in").mkdir()
+    for index in range(3):
+        (tmp_path / "in" / f"{index}.png").write_bytes(png16(deep_pixels(3, index)))
+    interpolate_file(network, tmp_path / "in", tmp_path / "out")
+    files = sorted((tmp_path / "out").iterdir())
+    assert len(files) == 5
+    for index, file in enumerate(files[::2]):
+        assert np.array_equal(decode_by_ffmpeg(file), deep_pixels(3, index))
+    assert decode_by_ffmpeg(files[1]).dtype == np.uint16
+
+
+def test_sound_that_an_animation_can_not_hold_is_said(tmp_path, caplog):
+    with av.open(str(tmp_path / "in.mp4"), "w") as container:
+        video, sound = container.add_stream("libx264", rate=25), container.add_stream("aac", 48000)
+        video.width, video.height, video.pix_fmt = 32, 16, "yuv420p"
+        for index in range(3):
+            image = av.VideoFrame.from_ndarray(np.zeros((16, 32, 3), np.uint8))
+            image.pts, image.time_base = index, Fraction(1, 25)
+            container.mux(video.encode(image))
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 5760), np.int16), "s16", "mono")
+        silence.sample_rate, silence.pts = 48000, 0
+        container.mux(sound.encode(silence))
+        for stream in video, sound:
+            container.mux(stream.encode(None))
+    copy(tmp_path / "in.mp4", tmp_path / "out.gif")
+    assert caplog.messages == [".gif holds pictures alone; left out: aac audio."]
