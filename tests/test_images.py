@@ -1,6 +1,7 @@
 """Folders of images and animated pictures, in and out."""
 
 import itertools
+import re
 import struct
 import zlib
 from fractions import Fraction
@@ -580,6 +581,21 @@ def test_a_damaged_animation_is_refused_at_the_start(tmp_path, suffix):
     path.write_bytes(b"no picture")
     with pytest.raises(FileError, match=f"in.{suffix}"):
         open_reader(path)
+
+
+@pytest.mark.parametrize("damage", ["a hole", "an end"])
+def test_frames_that_a_damaged_gif_lost_are_said(tmp_path, caplog, damage):
+    """Pillow takes what follows such a place for no part of the file."""
+    path = animation(tmp_path / "in.gif", [100] * 6)
+    with open_reader(path) as reader:
+        assert not reader.damage
+    whole = path.read_bytes()
+    third = [match.start() for match in re.finditer(b"!\xf9\x04", whole)][2]
+    path.write_bytes(whole[:third] + (b"\x99" * 20 + b";" if damage == "a hole" else b""))
+    with open_reader(path) as reader:
+        assert len(list(reader)) == 2
+        assert reader.damage == caplog.messages
+    assert "in.gif is damaged or cut short after 0.20 s; 2 frames" in caplog.text
 
 
 def test_written_animations_are_well_formed(tmp_path):

@@ -67,6 +67,11 @@ class AnimationReader(Reader):
         for frame in self._frames(count):
             self._durations.append(self._duration())
             has_alpha |= is_transparent(frame)
+        if self._image.format == "GIF" and not _is_whole_gif(self._path.read_bytes()):
+            self.report_damage(
+                f"{self._path} is damaged or cut short after {float(sum(self._durations)):.2f} s; "
+                f"{count} frames could be read."
+            )
         self.icc_profile = rgb_profile(self._image)
         self.plays = self._image.info.get("loop", 1 if self._image.format == "GIF" else 0)
         if self._image.format == "GIF" and self._image.info.get("loop"):
@@ -296,6 +301,29 @@ class WebpWriter(_AnimationWriter):
 
 
 ANIMATIONS_WRITTEN = {".gif": GifWriter, ".webp": WebpWriter, ".apng": ApngWriter}
+
+
+def _is_whole_gif(data: bytes) -> bool:
+    """Whether block follows block up to the end; Pillow stops or skips where none does."""
+
+    def table_size(flags: int) -> int:
+        return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+    at = 13 + table_size(data[10])
+    try:
+        while (kind := data[at : at + 1]) != b";":
+            if kind == b"!":
+                at += 2
+            elif kind == b",":
+                at += 11 + table_size(data[at + 9])
+            else:
+                return False
+            while data[at]:  # the length of a part of the block
+                at += 1 + data[at]
+            at += 1
+    except IndexError:
+        return False
+    return True
 
 
 def _common_step(durations: Sequence[Fraction]) -> Fraction:
