@@ -21,11 +21,13 @@ def open_reader(
     frame_rate: Fraction = Fraction(24),
     start: Fraction | float = Fraction(0),
     duration: Fraction | float | None = None,
+    interlaced: str = "deinterlace",
 ) -> Reader:
     """Open a video file, an animated GIF, WebP or PNG, or a folder of numbered
 
     frame_rate: of a folder, which has none of its own; frames per second.
     start, duration: the part of a video file to read, in seconds (see VideoReader).
+    interlaced: "deinterlace" makes interlaced video progressive, "keep" leaves it as it is.
     Raises FileError if there is nothing readable at `path`, or no frame in that part.
     """
     path = Path(path)
@@ -39,7 +41,7 @@ def open_reader(
             raise FileError(f"{path} is empty.")
     if path.suffix.lower() in ANIMATIONS_READ:
         return AnimationReader(path)
-    return VideoReader(path, start, duration)
+    return VideoReader(path, start, duration, interlaced)
 
 
 def create_writer(

@@ -1,10 +1,13 @@
 """Reading videos, through PyAV."""
 
 import contextlib
+import logging
 import math
+import re
 from collections import deque
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import av
@@ -14,7 +17,27 @@ import torch
 from ..fileio import FileError, plain_errors
 from .base import ClipInfo, Frame, Reader
 from .colors import Colors
-from .streams import AV_ERRORS, describe, disposition, file_url, kept_tags
+from .damage import LEAST_GAP, Evidence, has_clean_end, readable_time
+from .deinterlace import deinterlaced, field_parity, is_interlaced
+from .streams import AV_ERRORS, codec_name, describe, disposition, file_url, kept_tags
+from .timestamps import MAY_JUMP, FrameTimes, SteadyClock
+
+logger = logging.getLogger(__name__)
+
+#: What can be done with interlaced video, and what is said of it.
+_INTERLACING = {
+    "deinterlace": "%s is interlaced: it is made progressive first, with bwdif (--interlaced keep "
+    "leaves it as it is).",
+    "keep": "%s is interlaced and left so: new frames are made of both fields woven together, and "
+    "the output is marked progressive.",
+}
+INTERLACED = tuple(_INTERLACING)
+# Packets that a decoder with threads may have taken when it tells that one of them is damaged.
+_IN_DECODER = 20
+# A file that can't be read on so many times is at its end.
+_MOST_FAILURES = 20
+# So many frames at one time: the file tells no times.
+_AT_ONE_TIME = 64
 
 
 def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
@@ -30,12 +53,27 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
 
 
 def _video_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
-    cover = av.stream.Disposition.attached_pic.value
-    for stream in container.streams.video:
-        if not disposition(stream) & cover:
+    videos = [stream for stream in container.streams.video if not _is_cover(stream)]
+    for stream in videos:
+        if stream.codec_context is not None:
             return stream
-    kinds = ", ".join(sorted({stream.type for stream in container.streams}))
+    if videos and (name := codec_name(videos[0])):
+        raise FileError(
+            f"The video of {path} is {name}, which can't be decoded here; convert it first, to "
+            "H.264 for example."
+        )
+    if videos:
+        raise FileError(f"{path} is damaged or cut short: it doesn't tell how its video is coded.")
+    kinds = ", ".join(sorted({_kind(stream) for stream in container.streams}))
     raise FileError(f"{path} holds no video, only {kinds or 'nothing'}.")
+
+
+def _is_cover(stream: av.stream.Stream) -> bool:
+    return bool(disposition(stream) & av.stream.Disposition.attached_pic.value)
+
+
+def _kind(stream: av.stream.Stream) -> str:
+    return "a cover picture" if _is_cover(stream) else stream.type
 
 
 def _decoder(stream: av.VideoStream) -> av.VideoCodecContext:
@@ -51,19 +89,61 @@ def _decoder(stream: av.VideoStream) -> av.VideoCodecContext:
     return context
 
 
+def _clamped(ticks: float | Fraction) -> int:
+    """A whole number that FFmpeg can take for a time."""
+    return int(max(min(ticks, 2**62), -(2**62)))
+
+
+def _frame_rate(stream: av.VideoStream) -> Fraction:
+    """Frames a second on average; some formats give the ticks of their clock instead."""
+    rates = stream.average_rate, stream.guessed_rate, stream.base_rate
+    return next((Fraction(rate) for rate in rates if rate and rate <= 2000), Fraction(25))
+
+
+def _tagged_end(stream: av.VideoStream) -> float | None:
+    """When a stream of a Matroska or WebM file ends, as a tag tells; seconds."""
+    match = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", ""))
+    if match is None:
+        return None
+    return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3])
+
+
+def _from_key_frame(packets: Iterable[av.Packet], start: Fraction) -> Iterator[av.Packet]:
+    """Those from the last key frame on that is shown at `start`, ticks, or before."""
+    held: list[av.Packet] | None = []
+    for packet in packets:
+        if held is None:
+            yield packet
+            continue
+        if packet.is_keyframe and packet.pts is not None and packet.pts <= start:
+            held = []
+        held.append(packet)
+        if packet.dts is not None and packet.dts > start:
+            yield from held
+            held = None
+    yield from held or ()
+
+
 class VideoReader(Reader):
     """A video file's first video stream, decoded frame by frame.
 
     Frames are RGB, or RGBA where the stream has transparency; the stream's own matrix and range
     are used, and frames that are to be shown rotated are rotated. Streams of more than 8 bits give
-    float32. Frames keep their own times, evenly spaced or not.
+    float32. Frames keep their own times, evenly spaced or not; where recordings were joined, and
+    the clock goes back or far ahead, it goes on evenly. Of frames at one time the last is given,
+    the one that a player leaves on the screen.
 
-    start, duration: the part to read, in seconds on the file's own clock (None: to its end).
-    Frames with start <= time < start + duration are given, both ends rounded down to the clock's
-    ticks, as ComfyUI does. Sound and subtitles are cut between packets.
+    What can't be read is reported (`damage`) and passed over, up to the next frame that can be
+    decoded without it; that one `follows_gap`.
 
-    Raises FileError, at the start or while frames are read, if the part holds no frame or can't be
-    decoded to its end: a damaged place is never passed over in silence.
+    Args:
+        start, duration: the part to read, in seconds on the file's own clock (None: to its end).
+            Frames with start <= time < start + duration are given, both ends rounded down to the
+            clock's ticks, as ComfyUI does. Sound and subtitles are cut between packets.
+        interlaced: "deinterlace" makes interlaced frames progressive, "keep" leaves them.
+
+    Raises:
+        FileError: if the part holds no frame, or none that can be decoded.
     """
 
     def __init__(
@@ -71,9 +151,14 @@ class VideoReader(Reader):
         path: Path,
         start: Fraction | float = Fraction(0),
         duration: Fraction | float | None = None,
+        interlaced: str = "deinterlace",
     ):
         super().__init__()
-        self._path = path
+        if interlaced not in INTERLACED:
+            raise ValueError(f"interlaced is {interlaced!r}, not one of {', '.join(INTERLACED)}")
+        if math.isnan(start) or (duration is not None and math.isnan(duration)):
+            raise FileError(f"A part of {path} can't begin at, or last, NaN seconds.")
+        self._path, self._interlaced = path, interlaced
         self._start = start if start > 0 else -math.inf
         self._end = math.inf if duration is None else max(start, 0) + duration
         #: Indices of the streams beside the video whose packets, or decoded frames, are wanted.
@@ -82,109 +167,154 @@ class VideoReader(Reader):
         #: These, with their stream's index, in the file's order. Whoever iterates over the frames
         #: appends; a writer, in whatever thread, takes them from the left.
         self.queue: deque[tuple[int, av.Packet | av.AudioFrame]] = deque()
+        self._is_interlacing_said = False
         with self._errors():
             # Where a file can't be sought exactly, decoding has to begin earlier.
             earlier = [start - seconds for seconds in (0, 5, 10, 20)] if start > 0 else []
-            for self._seek_to in (*earlier, None):
-                if self._find_first():
+            for seek_to in (*earlier, None):
+                self._open()
+                if self._find_first(seek_to):
                     break
-            self._container = self._open()
-        self._stream = _video_stream(self._container, path)
-        self._decoder = _decoder(self._stream)
+                self.close()
         self.metadata = kept_tags(self._container)
         self.stream_metadata = kept_tags(self._stream)
         if start > 0:
             self.stream_metadata.pop("timecode", None)  # the whole clip's
-        self.other_streams, self.dropped = [], []  # streams to copy; descriptions of the rest
-        for stream in self._container.streams:
-            # PyAV crashes at streams without a codec.
-            if stream.type in ("audio", "subtitle") and stream.codec_context is not None:
-                self.other_streams.append(stream)
-            elif stream is not self._stream and "timecode" not in stream.metadata:
-                self.dropped.append(describe(stream))
 
     def _errors(self) -> contextlib.AbstractContextManager[None]:
         return plain_errors("read", self._path, AV_ERRORS)
 
-    def _open(self) -> av.container.InputContainer:
-        container = av.open(file_url(self._path), metadata_errors="replace")
+    # Opening.
+
+    def _open(self) -> None:
+        self._container = container = av.open(file_url(self._path), metadata_errors="replace")
         # FFmpeg takes any text for terminal art and a still for a video of one frame.
         if container.format.name == "tty" or container.format.name.endswith(("_pipe", "image2")):
             container.close()
             raise FileError(f"{self._path} is not a video; for images, name their folder.")
-        return container
+        self._stream = stream = _video_stream(container, self._path)
+        self._decoder = _decoder(stream)
+        self.other_streams, self.dropped = [], []  # streams to copy; descriptions of the rest
+        for other in container.streams:
+            # PyAV crashes at streams without a codec.
+            if other.type in ("audio", "subtitle") and other.codec_context is not None:
+                self.other_streams.append(other)
+            elif other is not stream and "timecode" not in other.metadata:
+                self.dropped.append(describe(other))
+        self._rate = _frame_rate(stream)
+        self._period = float(1 / self._rate)  # seconds
+        self._times = FrameTimes(container.format, 1 / self._rate / stream.time_base)
+        # In floating point, so that not even rounding differs from where ComfyUI trims.
+        self._start_pts, self._end_pts = (
+            moment if math.isinf(moment) else _clamped(float(moment) / stream.time_base)
+            for moment in (self._start, self._end)
+        )
+        length = container.duration and container.duration / av.time_base
+        self._evidence = Evidence(container.format.name, length and container.size / length)
+        #: Since the last video packet: what makes a gap before the next one damage, or is damage.
+        self._is_suspect, self._is_damaged, self._skipped_bytes = False, False, 0
+        self._key_pts: float | None = -math.inf  # of the key frame that decoding began with
+        self._sent: dict[int, int] = {}  # packets in the decoder: when shown, how long
+        self._last_stamp = -math.inf  # of decoded frames, seconds
+        self._reached = self._video_reached = -math.inf  # the end of what was read, seconds
+        self._packet_count = 0
+        self._is_after_end = False
+        self._sound_ends: dict[int, float] = {}
+        self._early: list[av.Packet] | None = []  # sound that was read before it is wanted
 
-    def _find_first(self) -> bool:
+    def _find_first(self, seek_to: Fraction | float | None) -> bool:
         """Decode up to the part's first frame, and note what it tells.
 
-        False: decoding fails if it begins at `_seek_to`, or begins within the part.
+        seek_to: where decoding begins, at the last key frame up to there (None: at the beginning).
+        False: nothing can be decoded if it begins there, or it begins within the part.
         """
-        with self._open() as container:
-            stream = _video_stream(container, self._path)
-            decoder = _decoder(stream)
-            # In floating point, so that not even rounding differs from where ComfyUI trims.
-            self._start_pts, self._end_pts = (
-                moment if math.isinf(moment) else int(float(moment) / stream.time_base)
-                for moment in (self._start, self._end)
-            )
-            packets = self._packets(container, stream)
-            frames = (frame for packet in packets for frame in decoder.decode(packet))
-            try:
-                first = next(frames, None)
-                if self._seek_to is not None and (
-                    first is None or first.pts is None or first.pts > self._start_pts
-                ):
-                    return False
-                while first is not None and self._place(first) < 0:
-                    first = next(frames, None)
-            except (OSError, *AV_ERRORS):
-                if self._seek_to is None:
-                    raise
+        container, stream = self._container, self._stream
+        may_jump = bool(container.format.flags & MAY_JUMP)
+        self._refuse_part_after_end(may_jump)
+        if self._times.are_decoding_times:
+            self._times.delay = self._decoding_delay()
+            # ComfyUI trims on FFmpeg's clock, which has that delay.
+            self._start_pts -= self._times.delay
+            self._end_pts -= self._times.delay
+        if seek_to is not None:
+            if self._times.are_counted:
                 return False
-            if first is None or self._place(first) > 0:
-                raise FileError(f"{self._path} holds no video frame{self._part(container)}.")
-            if first.pts is None and self._part(container):
+            if not may_jump:
+                pts = _clamped(seek_to / stream.time_base)
+                try:
+                    container.seek(pts, stream=stream)
+                except (OSError, *AV_ERRORS):
+                    return False
+            self._key_pts = None
+        packets = self._demuxed()
+        if not self._times.are_made_up:
+            packets = self._with_times_checked(packets)
+            if self._times.are_counted and seek_to is not None:
+                return False
+        packets = SteadyClock(container.format.flags, stream.index).steady(packets)
+        packets = self._video_packets(packets)
+        if seek_to is not None and may_jump:
+            packets = _from_key_frame(packets, seek_to / stream.time_base)
+        frames = self._decoded(packets)
+        parity = field_parity(stream.codec_context)
+        frames = self._with_interlacing_said(frames, parity)
+        if self._interlaced == "deinterlace":
+            frames = deinterlaced(frames, parity)
+        first = next(frames, None)
+        if seek_to is not None and (first is None or first.pts > self._start_pts):
+            return False
+        while first is not None and self._place(first) < 0:
+            first = next(frames, None)
+        if first is None or self._place(first) > 0:
+            if first is None and self._evidence.take_unexplained(math.inf) is not None:
                 raise FileError(
-                    f"The frames of {self._path} have no times, so no part of it can be read; give "
-                    "them some with ffmpeg -i FILE -c copy FILE.mp4."
+                    f"{self._path} holds no video frame that can be decoded{self._part()}: it is "
+                    "damaged, cut short or encrypted. Get a whole copy."
                 )
-            self._probe(container, stream, first)
+            raise FileError(f"{self._path} holds no video frame{self._part()}.")
+        self._frames = chain([first], frames)
+        self._probe(first)
         return True
+
+    def _refuse_part_after_end(self, may_jump: bool) -> None:
+        """Raise FileError if the clip ends before the part begins, without decoding all of it."""
+        length = self._container.duration
+        if may_jump or self._times.are_counted or not length:
+            return
+        end = (length + max(self._container.start_time or 0, 0)) / av.time_base
+        if self._start > 1.1 * end + 10:
+            raise FileError(f"{self._path} holds no video frame{self._part()}.")
+
+    def _decoding_delay(self) -> int:
+        """How much later than its packet's the first frame's time is, in a format that stores when
+        frames are decoded. Read in a container of its own, from the file's beginning."""
+        with av.open(file_url(self._path), metadata_errors="replace") as container:
+            stream = _video_stream(container, self._path)
+            decoder, first = _decoder(stream), None
+            for packet in container.demux(stream):
+                if first is None:
+                    first = packet.dts
+                with contextlib.suppress(*AV_ERRORS):
+                    for frame in decoder.decode(packet):
+                        return 0 if None in (frame.dts, first) else frame.dts - first
+        return 0
 
     def _place(self, frame: av.VideoFrame) -> int:
         """-1: before the part to read, 0: in it, 1: after it."""
-        pts = self._start_pts if frame.pts is None else frame.pts
-        return (pts >= self._end_pts) - (pts < self._start_pts)
+        return (frame.pts >= self._end_pts) - (frame.pts < self._start_pts)
 
-    def _part(self, container: av.container.InputContainer) -> str:
+    def _part(self) -> str:
         """The part to read, for people; empty if it is all."""
         if math.isinf(self._start) and math.isinf(self._end):
             return ""
         text = f" from {max(0, float(self._start)):.2f} s "
         text += "on" if math.isinf(self._end) else f"to {float(self._end):.2f} s"
-        if container.duration:
-            text += f"; it lasts {container.duration / av.time_base:.2f} s"
+        if self._container.duration:
+            text += f"; it lasts {self._container.duration / av.time_base:.2f} s"
         return text
 
-    def _packets(
-        self, container: av.container.InputContainer, *streams: av.stream.Stream
-    ) -> Iterator[av.Packet]:
-        """The packets from `_seek_to` on, video (the first of the streams) from a key frame on."""
-        video, key = streams[0], None
-        if self._seek_to is not None:
-            container.seek(int(self._seek_to / video.time_base), stream=video)
-        for packet in container.demux(*streams):
-            if self._seek_to is not None and packet.stream.index == video.index:
-                if key is None and packet.is_keyframe:
-                    key = packet.pts
-                # What is shown before the key frame, though stored after, needs what was skipped.
-                if packet.pts is not None and (key is None or packet.pts < key):
-                    continue
-            yield packet
-
-    def _probe(
-        self, container: av.container.InputContainer, stream: av.VideoStream, first: av.VideoFrame
-    ) -> None:
+    def _probe(self, first: av.VideoFrame) -> None:
+        container, stream = self._container, self._stream
         components = first.format.components
         has_alpha = any(component.is_alpha for component in components)
         self._deep = max(component.bits for component in components) > 8
@@ -196,30 +326,33 @@ class VideoReader(Reader):
         self._coded_size = first.width, first.height
         self._converted_kind: tuple[str, Colors] | None = None
         self._orientation = _orientation(first)
-        self.colors = Colors.of(first, stream.codec_context)
+        self.colors = Colors.of(first, self._decoder)
         aspect = stream.sample_aspect_ratio or Fraction(1)
         width, height = self._coded_size
         if self._orientation[0]:
             width, height, aspect = height, width, 1 / aspect
         self.sample_aspect_ratio = aspect
 
-        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-        self._first_pts = first.pts or 0
+        rate = self._rate
+        self._first_pts = first.pts
         starts = [
             s.start_time * s.time_base for s in container.streams.audio if s.start_time is not None
         ]
         start = begin = self._first_pts * stream.time_base
-        if self._start > 0 and stream.start_time is not None:
-            begin = stream.start_time * stream.time_base  # of the whole clip's first frame
+        if self._start > 0:  # `begin`: of the whole clip's first frame
+            if self._times.are_counted:
+                begin = Fraction(0)
+            elif stream.start_time is not None:
+                begin = stream.start_time * stream.time_base
         # Where sound begins: with the first frame, unless it began before all frames.
         self._others_start = start if begin < self._start else self._start
         # Container time of the clip's very start ...
         self.origin = min([start, *(max(s, self._others_start) for s in starts)])
         self.video_start = start - self.origin  # when, after that, the first frame is shown
-        self._skipped = self.origin - min([begin, *starts])
+        self._begin = float(min([begin, *starts]))
         count = stream.frames
-        if not count and container.duration:
-            count = round(container.duration * rate / av.time_base)
+        if not count and (length := self._stated_length()):
+            count = round(length * rate)
         if count:
             count = max(1, count - round((start - begin) * rate))
         if self._end < math.inf:
@@ -230,60 +363,303 @@ class VideoReader(Reader):
             self._deep,
         )  # fmt: skip
 
-    def __iter__(self) -> Generator[Frame, None, None]:
-        period = 1 / self.info.frame_rate
-        time, reached = -period, Fraction(0)
-        ended = False
-        try:
-            for packet in self._packets(self._container, self._stream, *self.other_streams):
-                # Sound is stored near the picture that it belongs to.
-                if ended and (packet.dts or 0) * packet.time_base > self._end + 2:
-                    break
-                # In MPEG-TS the flag may stand for no more than a seam between two pieces.
-                if packet.is_corrupt and not ended and self._container.format.name != "mpegts":
-                    raise ValueError("a part is missing")
-                shown = None if packet.pts is None else packet.pts * packet.time_base
-                if shown is not None:
-                    reached = max(reached, shown - self.origin)
-                if packet.stream.index != self._stream.index:
-                    if shown is None or self._others_start <= shown < self._end:
-                        self._enqueue(packet)
-                    continue
-                if ended:
-                    continue
-                if packet.dts is not None and packet.dts >= self._end_pts:
-                    packet, ended = None, True  # the decoder gives what it still holds
-                for frame in self._decoder.decode(packet):
-                    ended = ended or self._place(frame) > 0
-                    if self._place(frame):
-                        continue
-                    previous, time = time, time + period
-                    if frame.pts is not None:
-                        own = (frame.pts - self._first_pts) * self.info.time_base
-                        time = own if own > previous else time
-                    yield Frame(self._image(frame), time, period)
-            # A download that broke off between two packets just ends.
-            promised = Fraction(self._container.duration or 0, av.time_base)
-            left = min(promised - self._skipped, self._end - self.origin)
-            if reached < left - max(1, promised / 20):
-                raise ValueError(f"it should last {float(promised):.2f} s")
-        except FileError:
-            raise
-        except (OSError, *AV_ERRORS) as error:
-            raise FileError(
-                f"{self._path} is damaged: it could be read up to "
-                f"{float(max(time, 0) + self._skipped):.2f} s only "
-                f"({getattr(error, 'strerror', None) or error}). Get a whole copy, or mend it with "
-                "ffmpeg -i FILE MENDED_FILE."
-            ) from error
+    def _stated_length(self) -> float | None:
+        """Seconds that the picture lasts, as the file tells."""
+        if self._stream.duration:
+            return float(self._stream.duration * self._stream.time_base)
+        end, start = _tagged_end(self._stream), self._stream.start_time or 0
+        if end is not None:
+            return end - float(start * self._stream.time_base)
+        return self._container.duration and self._container.duration / av.time_base
 
-    def _enqueue(self, packet: av.Packet) -> None:
-        """Hand on a packet of sound or subtitles, decoded if that is wanted."""
+    # Packets.
+
+    def _demuxed(self) -> Iterator[av.Packet]:
+        """All packets that can be read."""
+        streams = self._stream, *self.other_streams
+        packets, failures = self._container.demux(*streams), 0
+        while failures < _MOST_FAILURES:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except (OSError, *AV_ERRORS):
+                failures += 1
+                self._is_damaged = True
+                packets = self._container.demux(*streams)
+                continue
+            failures = 0
+            self._look_at(packet)
+            # In MPEG-TS the flag may stand for no more than a seam between two pieces.
+            if packet.is_corrupt and self._container.format.name != "mpegts":
+                self._is_damaged = True
+                continue
+            yield packet
+
+    def _look_at(self, packet: av.Packet) -> None:
+        self._is_suspect |= packet.is_corrupt
+        skipped = self._evidence.skipped_bytes(packet.pos, packet.size)
+        self._skipped_bytes = max(self._skipped_bytes, skipped)
+
+    def _with_times_checked(self, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
+        """The same packets; notes whether the file gives them all one time, which is none."""
+        read, times, count = [], set(), 0
+        for packet in packets:
+            read.append(packet)
+            if packet.stream.index == self._stream.index and packet.size:
+                times.add(packet.pts)
+                count += 1
+                if packet.pts is None or len(times) > 1 or count == _AT_ONE_TIME:
+                    break
+        self._times.are_counted = count > 1 and len(times) == 1 and None not in times
+        return chain(read, packets)
+
+    def _video_packets(self, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
+        """The packets of the video; the others are handed on. Ends a little after the part."""
+        last_dts, is_over = -math.inf, False
+        for packet in packets:
+            if packet.dts is None:
+                time = None
+            else:
+                time = float(packet.dts * packet.time_base)
+                # Sound is stored near the picture that it belongs to.
+                if is_over and time > self._end + 2:
+                    return
+            shown = time if packet.pts is None else float(packet.pts * packet.time_base)
+            length = float((packet.duration or 0) * packet.time_base)
+            if shown is not None:
+                self._reached = max(self._reached, shown + length)
+            if packet.stream.index != self._stream.index:
+                self._take_other(packet, shown)
+                continue
+            if not packet.size:
+                continue
+            self._packet_count += 1
+            if shown is not None:
+                self._video_reached = max(self._video_reached, shown + length)
+            if self._is_suspect or self._is_damaged or self._skipped_bytes:
+                step = max(length, self._period)
+                self._judge(shown, time is not None and time - last_dts > 1.5 * step)
+            if time is not None:
+                last_dts = time
+                is_over = time >= self._end
+            if not self._is_after_end:
+                yield packet
+
+    def _judge(self, shown: float | None, is_gap: bool) -> None:
+        """Decide whether what was passed over before a video packet can have been pictures."""
+        if self._is_damaged or is_gap:
+            end = self._last_stamp if shown is None else shown
+            self._evidence.mark(self._last_stamp, end, self._is_damaged, self._skipped_bytes)
+            self._key_pts = None
+        self._is_suspect, self._is_damaged, self._skipped_bytes = False, False, 0
+
+    def _take_other(self, packet: av.Packet, shown: float | None) -> None:
+        """Hand on a packet of sound or subtitles if it belongs to the part."""
+        if self._early is not None:
+            if shown is None or shown >= self._start:
+                self._early.append(packet)
+            return
+        if shown is not None and not self._others_start <= shown < self._end:
+            return
         index = packet.stream.index
+        if shown is not None and packet.stream.type == "audio":
+            end = self._sound_ends.get(index, shown)
+            if shown - end > LEAST_GAP:
+                self._evidence.add_silence(index, end, shown)
+            self._sound_ends[index] = shown + float((packet.duration or 0) * packet.time_base)
         if index in self.copied_streams and packet.size:
             self.queue.append((index, packet))
         elif index in self.decoded_streams:
-            self.queue.extend((index, frame) for frame in packet.decode())
+            try:
+                self.queue.extend((index, frame) for frame in packet.decode())
+            except AV_ERRORS:
+                where = "" if shown is None else f" at {self._readable(shown)}"
+                self.report_damage(
+                    f"{self._path.name}: the sound is damaged{where}; it is left out."
+                )
+
+    # Frames.
+
+    def _decoded(self, packets: Iterator[av.Packet]) -> Iterator[av.VideoFrame]:
+        """The frames in order of time; where one can't be decoded, those up to a key frame lack."""
+        sent: deque[av.Packet] = deque(maxlen=_IN_DECODER)
+        again: deque[av.Packet] = deque()
+        while packet := again.popleft() if again else next(packets, None):
+            if not self._is_decodable(packet):
+                continue
+            sent.append(packet)
+            if packet.pts is not None and not self._times.are_made_up:
+                self._sent[packet.pts] = packet.duration or 0
+            try:
+                frames = self._decoder.decode(packet)
+            except AV_ERRORS:
+                self._evidence.mark(self._last_stamp, self._last_stamp, is_certain=True)
+                self._decoder.flush_buffers()
+                # With threads, a packet before the last one may be the damaged one.
+                if not self._times.are_counted:
+                    again.extendleft(reversed([*sent][1:]))
+                sent.clear()
+                self._key_pts = None
+                continue
+            yield from self._stamped(frames)
+        try:
+            frames = self._decoder.decode(None)
+        except AV_ERRORS:
+            frames = []
+        yield from self._stamped(frames)
+
+    def _is_decodable(self, packet: av.Packet) -> bool:
+        """Whether what the packet needs was decoded before, after a seek or damage."""
+        if self._key_pts is None and packet.is_keyframe:
+            self._key_pts = -math.inf if packet.pts is None else packet.pts
+        # What is shown before the key frame, though stored after, needs what was skipped.
+        return self._key_pts is not None and (packet.pts is None or packet.pts >= self._key_pts)
+
+    def _stamped(self, frames: list[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+        for frame in frames:
+            frame.time_base = self._stream.time_base  # the last ones come without
+            self._times.stamp(frame)
+            self._last_stamp = float(frame.pts * self._stream.time_base)
+            yield frame
+
+    def _with_interlacing_said(
+        self, frames: Iterator[av.VideoFrame], parity: str | None
+    ) -> Iterator[av.VideoFrame]:
+        for frame in frames:
+            if not self._is_interlacing_said and is_interlaced(frame, parity):
+                self._is_interlacing_said = True
+                logger.warning(_INTERLACING[self._interlaced], self._path.name)
+            yield frame
+
+    def _in_part(self) -> Iterator[tuple[av.VideoFrame, int | None]]:
+        """The frames of the part, no two at one time, and when the next one is shown."""
+        latest = None
+        for frame in self._frames:
+            if self._is_after_end or (latest is not None and frame.pts < latest.pts):
+                continue
+            if latest is not None and frame.pts > latest.pts:
+                self._is_after_end = self._place(frame) > 0
+                yield latest, frame.pts
+            latest = frame
+        if not self._is_after_end:
+            yield latest, None
+
+    def __iter__(self) -> Generator[Frame, None, None]:
+        early, self._early = self._early or [], None
+        for packet in early:
+            moment = packet.dts if packet.pts is None else packet.pts
+            self._take_other(packet, None if moment is None else float(moment * packet.time_base))
+        base, before = self._stream.time_base, None
+        with self._errors():
+            for frame, next_pts in self._in_part():
+                follows_gap = self._report_gap(before, float(frame.pts * base))
+                length = self._sent.get(frame.pts) or round(self._period / base)
+                before = float(frame.pts * base), max(float(length * base), self._period)
+                self._sent = {pts: d for pts, d in self._sent.items() if pts > frame.pts}
+                time = (frame.pts - self._first_pts) * base
+                duration = self._duration(frame.pts, length, next_pts)
+                yield Frame(self._image(frame), time, duration, follows_gap)
+            if not self._is_after_end:
+                self._report_end(*before)
+
+    def _duration(self, pts: int, length: int, next_pts: int | None) -> Fraction:
+        """How long a frame is shown; length: as its packet has it, ticks."""
+        base = self._stream.time_base
+        if next_pts is None:
+            end = self._stated_end()
+            rest = 0 if end is None else end - float(pts * base)
+            if rest > float(length * base) + self._period / 2:
+                return Fraction(round(rest / base)) * base
+            return length * base
+        if self._is_after_end:
+            return min(next_pts - pts, max(length, math.floor(self._end_pts) - pts)) * base
+        return (next_pts - pts) * base
+
+    def _stated_end(self) -> float | None:
+        """When the last frame ends, as the file tells, if that is known to be so; seconds on the
+        file's clock."""
+        stream = self._stream
+        if stream.duration and stream.frames:  # MP4, whose index lists all frames
+            if self._start > 0 or self._packet_count >= stream.frames:
+                return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+        elif has_clean_end(self._path, self._evidence.file_end):
+            return _tagged_end(stream)
+        return None
+
+    # What is missing.
+
+    def _report_gap(self, before: tuple[float, float] | None, shown: float) -> bool:
+        """Report what is missing before the frame shown at a time; returns whether pictures are.
+
+        before: when the frame before is shown and how long that is meant to last, seconds.
+        """
+        name = self._path.name
+        if before is None:
+            is_damaged = self._evidence.take_unexplained(shown) is not None
+            if is_damaged and self._start <= 0:
+                self.report_damage(f"{name} is damaged at its beginning, which is left out.")
+            return False
+        last, step = before
+        end = last + step
+        if shown - last > 1.5 * step and (
+            self._evidence.explains(last, step, shown)
+            or self._is_lost(last + step / 2, shown - step / 2)
+            or self._evidence.shares_silence(self._sounds(), end, shown)
+        ):
+            self.report_damage(
+                f"{name} is damaged: {shown - end:.2f} s of the picture are missing at "
+                f"{self._readable(end)}; the frame before them is held."
+            )
+            return True
+        if self._evidence.take_unexplained(last) is not None:
+            self.report_damage(f"{name} is damaged near {self._readable(last)}.")
+        return False
+
+    def _is_lost(self, start: float, end: float) -> bool:
+        """Whether a packet was decoded to nothing that was to be shown between two times."""
+        base = self._stream.time_base
+        return any(start < float(pts * base) < end for pts in self._sent)
+
+    def _sounds(self) -> list[int]:
+        return [stream.index for stream in self.other_streams if stream.type == "audio"]
+
+    def _report_end(self, last: float, step: float) -> None:
+        """Report what is missing after the last frame that could be read."""
+        stream, container, reached = self._stream, self._container, last + step
+        is_clean = has_clean_end(self._path, self._evidence.file_end)
+        length = container.duration and container.duration / av.time_base
+        if container.format.flags & MAY_JUMP or self._times.are_counted:
+            end = reached  # these tell no length: FFmpeg takes it from the last packets
+        elif stream.duration and stream.frames and not self._times.are_made_up:
+            is_whole = self._start <= 0 and self._packet_count >= stream.frames
+            end = reached if is_whole else self._stated_pts_end()
+        elif not is_clean and _tagged_end(stream):
+            end = _tagged_end(stream)
+        elif length:
+            start = max(container.start_time or 0, 0) / av.time_base
+            slack = max(1, length / 20) if is_clean else 1.5 * self._period
+            end, reached = start + length - slack, max(reached, self._reached)
+            end = end + slack if end > reached else reached
+        else:
+            end = reached
+        missing = min(end, float(self._end)) - reached
+        if missing > 1.5 * self._period:
+            self.report_damage(
+                f"{self._path.name} is cut short or damaged: the last {missing:.2f} s, from "
+                f"{self._readable(reached)} on, are missing."
+            )
+        elif self._evidence.take_unexplained(math.inf) is not None or self._is_lost(last, math.inf):
+            self.report_damage(
+                f"{self._path.name} is damaged: nothing after {self._readable(last)} can be read."
+            )
+
+    def _stated_pts_end(self) -> float:
+        stream = self._stream
+        return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+
+    def _readable(self, moment: float) -> str:
+        return readable_time(max(0, moment - self._begin))
 
     def _image(self, frame: av.VideoFrame) -> torch.Tensor:
         if (frame.width, frame.height) != self._coded_size:
@@ -292,8 +668,6 @@ class VideoReader(Reader):
                 f"{self._path} changes its frame size from {old[0]}x{old[1]} to "
                 f"{new[0]}x{new[1]}; split it there, or scale it to one size."
             )
-        if frame.is_corrupt:
-            raise ValueError("damaged frame")
         kind = frame.format.name, Colors.of(frame, self._decoder)
         if kind != self._converted_kind:
             self._converted_kind = kind

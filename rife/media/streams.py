@@ -1,8 +1,10 @@
 """What reading and writing need to know of FFmpeg's containers and streams."""
 
+import re
 from pathlib import Path
 
 import av
+import av.logging
 
 # FFmpeg reports damage as ValueError, too; av.FFmpegError covers it all.
 AV_ERRORS = (av.FFmpegError, ValueError, EOFError)
@@ -27,8 +29,25 @@ def kept_tags(holder: av.container.InputContainer | av.stream.Stream) -> dict[st
 
 
 def describe(stream: av.stream.Stream) -> str:
-    name = stream.codec_context.name if stream.codec_context else None
+    name = codec_name(stream)
     return f"{name} {stream.type}" if name else f"{stream.type}"
+
+
+def codec_name(stream: av.stream.Stream) -> str | None:
+    """FFmpeg's name, or four letters from the file if it has no decoder; None: the file tells
+    nothing."""
+    if stream.codec_context is not None:
+        return stream.codec_context.name
+    # PyAV knows nothing of a stream without a decoder, but FFmpeg's summary of the file does.
+    level = av.logging.get_level()
+    try:
+        av.logging.set_level(av.logging.INFO)
+        summary = stream.container.dumps_format()
+    finally:
+        av.logging.set_level(level)
+    match = re.search(rf"Stream #0:{stream.index}\b.*?: \w+: (\w+)(?: \((\S+) /)?", summary)
+    name = match and (match[2] if match[1] in ("none", "unknown") else match[1])
+    return name or None
 
 
 def disposition(stream: av.stream.Stream) -> int:

@@ -1,0 +1,140 @@
+"""Where a video file is damaged or cut short, told from clips that only stand still for a while."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+# Formats in which packets lie in the file one after the other, with a few bytes between: where more
+# was passed over, it could not be read.
+_CONTIGUOUS = {"matroska,webm", "flv", "live_flv", "asf"}
+_LEAST_SKIP = 256  # bytes
+# A still holds nothing. What a hole held was, per second, at least this part of the file's mean.
+_LEAST_DENSITY = 0.1
+# Sound that stops and goes on within so many seconds of a gap of the picture shares the gap.
+_NEAR = 0.5
+#: A gap of the sound, or of a picture whose sound may share it, counts from so many seconds on:
+#: encoders leave out up to 0.4 s of silence.
+LEAST_GAP = 1.0
+# Matroska's names of the whole, of what holds everything, and of what may follow the packets.
+_EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+_AFTER_PACKETS = b"\x1c\x53\xbb\x6b", b"\x12\x54\xc3\x67"  # cues, tags
+
+
+@dataclass
+class _Mark:
+    """A stretch of time, in seconds, within which something could not be read.
+
+    is_certain: known without a gap in the picture. longest: seconds that it can account for.
+    """
+
+    start: float
+    end: float
+    is_certain: bool
+    longest: float
+
+
+class Evidence:
+    """What packets tell of damage, and which gaps between frames it explains.
+
+    Args:
+        format_name: FFmpeg's.
+        density: mean bytes per second of the file, if its length is known.
+    """
+
+    def __init__(self, format_name: str, density: float | None):
+        self._is_contiguous = format_name in _CONTIGUOUS
+        self._density = density
+        self.file_end: int | None = None  # where the packets so far end, bytes
+        self._marks: list[_Mark] = []
+        self._silences: dict[int, list[tuple[float, float]]] = {}  # by stream
+
+    def skipped_bytes(self, pos: int | None, size: int) -> int:
+        """Follows the packets through the file; returns how much was passed over before this one,
+        if that can't be right."""
+        if not self._is_contiguous or pos is None or pos < 0:
+            return 0
+        before, self.file_end = self.file_end, max(self.file_end or 0, pos + size)
+        skipped = 0 if before is None else pos - before
+        return skipped if skipped >= _LEAST_SKIP else 0
+
+    def mark(self, start: float, end: float, is_certain: bool = False, skipped: int = 0) -> None:
+        """Note that something was not readable between two times; skipped: bytes, if known."""
+        longest = float("inf")
+        if skipped and self._density:
+            longest = skipped / (_LEAST_DENSITY * self._density)
+        self._marks.append(_Mark(start, end, is_certain, longest))
+
+    def add_silence(self, stream: int, start: float, end: float) -> None:
+        """Note a gap in a stream of sound, seconds."""
+        self._silences.setdefault(stream, []).append((start, end))
+
+    def explains(self, first: float, step: float, second: float) -> bool:
+        """Whether frames are missing between two that follow each other.
+
+        Args:
+            first, second: when they are shown, seconds.
+            step: seconds for which the first is meant to be shown.
+        """
+        if second - first <= 1.5 * step:
+            return False
+        for mark in self._marks:
+            if mark.start < second and mark.end >= first and second - first <= mark.longest:
+                self._marks.remove(mark)
+                return True
+        return False
+
+    def take_unexplained(self, before: float) -> float | None:
+        """The time of damage that left no gap before `before`, once; None: there is none."""
+        for mark in self._marks:
+            if mark.end < before:
+                self._marks.remove(mark)
+                return mark.start if mark.is_certain else self.take_unexplained(before)
+        return None
+
+    def shares_silence(self, sounds: list[int], start: float, end: float) -> bool:
+        """Whether all of these streams of sound stop and go on together with the picture, which
+        shows nothing new from `start` to `end`, seconds."""
+        if not sounds or end - start < LEAST_GAP:
+            return False
+        return all(
+            any(
+                abs(stop - start) <= _NEAR and abs(go_on - end) <= _NEAR
+                for stop, go_on in self._silences.get(stream, ())
+            )
+            for stream in sounds
+        )
+
+
+def has_clean_end(path: Path, last_packet_end: int | None) -> bool:
+    """Whether a file is as long as its header states, and what follows its last packet is what its
+    format has there. Knows Matroska, WebM and AVI; takes others for clean.
+
+    Args:
+        last_packet_end: where in the file that is, bytes; None if it isn't known.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(4096)
+        if head.startswith(b"RIFF"):
+            return size >= 8 + int.from_bytes(head[4:8], "little")
+        segment = head.find(_SEGMENT) + len(_SEGMENT)
+        if not head.startswith(_EBML) or not len(_SEGMENT) <= segment < len(head):
+            return True
+        width = 9 - head[segment].bit_length()  # of the number that states its size, bytes
+        unknown = (1 << 7 * width) - 1
+        stated = int.from_bytes(head[segment : segment + width], "big") & unknown
+        if stated != unknown and size < segment + width + stated:
+            return False
+        if last_packet_end is None or size - last_packet_end < _LEAST_SKIP:
+            return True
+        file.seek(last_packet_end)
+        rest = file.read(1 << 20)
+        return any(name in rest for name in _AFTER_PACKETS)
+
+
+def readable_time(seconds: float) -> str:
+    """Such as 5.00 s, 1:05 or 1:00:05."""
+    if seconds < 60:
+        return f"{seconds:.2f} s"
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
