@@ -839,11 +839,13 @@ def test_a_download_that_broke_off_is_read_as_far_as_it_goes(tmp_path, suffix):
     cut = tmp_path / f"cut.{suffix}"
     cut.write_bytes(whole[: len(whole) // 2])
     with open_reader(cut) as reader:
-        count = sum(1 for _ in reader)
-        (damage,) = reader.damage
-    assert 40 < count < 60
-    missing = 4 - count / 25
-    assert f"the last {missing:.2f} s, from {count / 25:.2f} s on, are missing" in damage
+        frames = list(reader)
+        *_, damage = reader.damage
+    assert 40 < len(frames) < 60
+    end = float(frames[-1].time) + 1 / 25
+    assert f"the last {4 - end:.2f} s, from {end:.2f} s on, are missing" in damage
+    gaps = sum(b.time - a.time > Fraction(1, 25) for a, b in pairwise(frames))
+    assert gaps == len(reader.damage) - 1 == sum(frame.follows_gap for frame in frames)
 
 
 def test_a_failing_run_leaves_nothing(tmp_path):

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import re
+import sys
 from collections import deque
 from collections.abc import Collection, Generator, Iterable, Iterator
 from fractions import Fraction
@@ -503,6 +504,8 @@ class VideoReader(Reader):
                 self._key_pts = None
                 continue
             yield from self._stamped(frames)
+        if self._is_damaged or self._is_suspect:
+            self._evidence.mark(self._last_stamp, sys.float_info.max, self._is_damaged)
         try:
             frames = self._decoder.decode(None)
         except AV_ERRORS:
