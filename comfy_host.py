@@ -199,8 +199,12 @@ def model_names() -> list[str]:
 def find_model(name: str) -> Path | None:
     """The file that an entry of `model_names` stands for; None: it is still to be downloaded.
 
-    Raises FileNotFoundError for what is neither.
+    Raises FileNotFoundError for what is neither, and for what is no name at all.
     """
+    if not isinstance(name, str):
+        raise FileNotFoundError(
+            f"model_name is {_in_words(name)}, but must be a model's name, such as {DEFAULT}."
+        )
     plain = [(folder, name) for folder in FOLDERS]
     prefixed = [(folder, name.removeprefix(f"{folder}/")) for folder in FOLDERS]
     for folder, file in plain + prefixed:
@@ -225,10 +229,13 @@ _before_download: dict[str, str] = {}
 
 
 def fingerprint(name: str | None) -> str:
-    """Changes when the file behind a model name does. None: a name that comes over a link."""
-    path = find_model(name) if name else None
+    """Changes when the file behind a model name does. None: a name that comes over a link, which
+    is unknown yet (or null, which can't be told apart here)."""
+    if name is None:
+        return ""
+    path = find_model(name)
     if path is None:
-        return name or ""
+        return name
     return _before_download.get(_state(path), _state(path))
 
 
@@ -348,13 +355,17 @@ def empty_images(like: Tensor, frames: int) -> Tensor:
     return torch.empty(shape, dtype=dtype, device=device)
 
 
-def in_memory(video: Any) -> Any:
-    """The frames and the sound of a video that is no file yet."""
+def in_memory(video: Any) -> tuple[Tensor, Fraction] | None:
+    """The images, with their transparency if there is any, and the frame rate of a video that is no
+    file yet."""
     if not isinstance(video, InputImpl.VideoFromComponents):
         return None
     parts = video.get_components()
-    check_value(io.Image.Input("video"), parts.images)
-    return parts
+    images = check_value(io.Image.Input("video"), parts.images)
+    alpha = getattr(parts, "alpha", None)
+    if alpha is not None:
+        images = torch.cat((images, alpha.view(*images.shape[:3], 1)), 3)
+    return images, rife.parse_frame_rate(parts.frame_rate)
 
 
 @contextmanager
@@ -362,15 +373,19 @@ def as_file(video: Any) -> Iterator[tuple[Path, Fraction, Fraction | None]]:
     """The file behind a video, and where its part of it starts and how long that is, in seconds."""
     source = video.get_stream_source()
     start, duration = getattr(video, "get_active_trim_window", lambda: (0, 0))()
-    window = Fraction(start), Fraction(duration) or None
-    if not isinstance(source, BytesIO):
-        yield Path(source), *window
+    is_edited = getattr(video, "has_pending_frame_edits", lambda: False)()  # cropped, say
+    if not is_edited and not isinstance(source, BytesIO):
+        yield Path(source), Fraction(start), Fraction(duration) or None
         return
-    path = temporary_file(".video")
+    path = temporary_file(".mp4" if is_edited else ".video")
     try:
         with plain_errors("write", path):
-            path.write_bytes(source.getbuffer())
-        yield path, *window
+            if is_edited:
+                video.save_to(str(path), **known(video.save_to, crf=0))
+                start = duration = 0
+            else:
+                path.write_bytes(source.getbuffer())
+        yield path, Fraction(start), Fraction(duration) or None
     finally:
         path.unlink(missing_ok=True)
 
@@ -381,13 +396,16 @@ def video_from_file(path: Path) -> Any:
 
 
 def video_from_parts(like: Any, images: Tensor, frame_rate: Fraction, sound: bool) -> Any:
-    """A VIDEO of these images, else as the one in memory that is given."""
+    """A VIDEO of such images as `in_memory` gives, else as the one in memory that is given."""
     parts = like.get_components()
-    parts = replace(
-        parts, images=images, frame_rate=frame_rate, audio=parts.audio if sound else None
-    )
-    depth = known(InputImpl.VideoFromComponents, bit_depth=bit_depth(like))
-    return InputImpl.VideoFromComponents(parts, **depth)
+    changes = {"frame_rate": frame_rate, "audio": parts.audio if sound else None}
+    channels, alpha = parts.images.shape[3], getattr(parts, "alpha", None)
+    if alpha is not None:
+        changes["alpha"] = images[..., channels:].reshape(-1, *alpha.shape[1:])
+    parts = replace(parts, images=images[..., :channels], **changes)
+    colours = getattr(like, "get_color_space", lambda: None)()
+    given = known(InputImpl.VideoFromComponents, bit_depth=bit_depth(like), color_space=colours)
+    return InputImpl.VideoFromComponents(parts, **given)
 
 
 def bit_depth(video: Any) -> int:

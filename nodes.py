@@ -442,10 +442,11 @@ class RIFEVideoInterpolate(io.ComfyNode):
     ) -> io.NodeOutput:
         timeline = _timeline(multiplier, target_fps, loop, slow_motion, length)
         options = _options(**settings)
-        if parts := host.in_memory(video):
-            run = _Run(cls, model, rife.parse_frame_rate(parts.frame_rate), timeline)
-            images = run.interpolate(parts.images, options)
-            result = host.video_from_parts(video, images, run.rate, sound=not slow_motion)
+        if found := host.in_memory(video):
+            images, rate = found
+            run = _Run(cls, model, rate, timeline)
+            result = run.interpolate(images, options)
+            result = host.video_from_parts(video, result, run.rate, sound=not slow_motion)
             return io.NodeOutput(result, ui=run.ui())
 
         target = host.temporary_file(f".{Types.VideoContainer.get_extension(format)}")

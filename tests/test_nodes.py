@@ -544,6 +544,25 @@ def test_an_unknown_name_is_refused_with_what_to_do(pack: SimpleNamespace) -> No
         load(pack, "mine.pth")
 
 
+@pytest.mark.parametrize("name", [None, 5, True, ["v4.0.pkl"], {}, torch.zeros(2)])
+def test_what_is_no_name_is_refused_as_such(pack: SimpleNamespace, name: object) -> None:
+    with pytest.raises(FileNotFoundError, match="^model_name is .*, but must be a model's name"):
+        load(pack, name)
+    if name is not None:
+        assert "model_name is" in pack.nodes["LoadRIFEModel"].validate_inputs(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["a\x1b[31m\n.pth", "a\0.pth", "", "../" * 9 + "etc/passwd", "a" * 5000]
+)
+def test_whatever_is_in_a_name_the_error_is_one_line(pack: SimpleNamespace, name: str) -> None:
+    message = pack.nodes["LoadRIFEModel"].validate_inputs(name)
+    assert message.startswith("There is no RIFE model") and message.isprintable()
+    with pytest.raises(FileNotFoundError) as error:
+        load(pack, name)
+    assert str(error.value) == message
+
+
 def test_a_published_model_is_downloaded_with_progress_when_it_is_run(
     pack: SimpleNamespace, hub: Server, reported: list[tuple[int, int, object]]
 ) -> None:

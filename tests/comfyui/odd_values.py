@@ -3,6 +3,7 @@
 `conftest.py` installs it; the imports are for the expressions that tests send.
 """
 
+import shutil  # noqa: F401
 from fractions import Fraction  # noqa: F401
 from io import BytesIO  # noqa: F401
 
