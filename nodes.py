@@ -417,6 +417,15 @@ class RIFEVideoInterpolate(io.ComfyNode):
                     **host.known(io.Int.Input, advanced=True),
                 ),
                 _length_input(),
+                io.Combo.Input(
+                    "interlaced",
+                    options=list(rife.INTERLACED),
+                    default="deinterlace",
+                    optional=True,
+                    tooltip="Interlaced video, of two fields a frame, as from TV and DVD: "
+                    "deinterlace makes whole frames of it first, keep takes frames as they are.",
+                    **host.known(io.Combo.Input, advanced=True),
+                ),
             ],
             outputs=[
                 io.Video.Output(display_name="video", tooltip="The new video, for Save Video.")
@@ -438,6 +447,7 @@ class RIFEVideoInterpolate(io.ComfyNode):
         codec: str = "auto",
         crf: int = 18,
         length: str = "frames",
+        interlaced: str = "deinterlace",
         **settings: Any,
     ) -> io.NodeOutput:
         timeline = _timeline(multiplier, target_fps, loop, slow_motion, length)
@@ -462,6 +472,7 @@ class RIFEVideoInterpolate(io.ComfyNode):
                     options=rife.Options(**options),
                     start=start,
                     duration=duration,
+                    interlaced=interlaced,
                     crf=crf,
                     codec=None if codec in ("auto", "h264") else codec,
                     pixel_format="yuv420p10le" if host.bit_depth(video) > 8 else None,

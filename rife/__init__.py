@@ -10,6 +10,7 @@ from .checkpoint import EXTENSIONS, CheckpointError, load_model, network_of, sav
 from .clip import interpolate_file
 from .flow import flow_to_image, motion_to_image, optical_flow
 from .interpolate import Summary, interpolate, interpolate_stream
+from .media.reader import INTERLACED
 from .network import Network
 from .options import CUTS, Options
 from .timeline import LENGTHS, Schedule, Timeline, parse_frame_rate
@@ -17,6 +18,7 @@ from .timeline import LENGTHS, Schedule, Timeline, parse_frame_rate
 __all__ = [
     "CUTS",
     "EXTENSIONS",
+    "INTERLACED",
     "LENGTHS",
     "Cancelled",
     "CheckpointError",

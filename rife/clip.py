@@ -33,6 +33,7 @@ def interpolate_file(
     frame_rate: Fraction = Fraction(24),
     start: Fraction = Fraction(0),
     duration: Fraction | None = None,
+    interlaced: str = "deinterlace",
     overwrite: bool = False,
     progress: Progress | None = None,
     cancel: Cancel | None = None,
@@ -45,6 +46,7 @@ def interpolate_file(
         `create_writer`. `target` appears only when it is whole; an existing one is replaced only
         with `overwrite`. Sound, colour tags and metadata are kept; slow motion has no sound.
     frame_rate: of a folder of images. start, duration: seconds; the part of a video to take.
+    interlaced: what becomes of interlaced video, "deinterlace" or "keep".
     progress: called as (done, total or None, frame) with each frame; frame: (H, W, C).
     summary: counts what is done.
     encoding: crf, codec and pixel_format, see `VideoWriter`.
@@ -56,7 +58,7 @@ def interpolate_file(
     refuse_same_file(source, target)
     with (
         atomic_output(target, overwrite) as temporary,
-        open_reader(source, frame_rate, start, duration) as reader,
+        open_reader(source, frame_rate, start, duration, interlaced) as reader,
     ):
         info = reader.info
         source_rate = info.frame_rate or frame_rate

@@ -19,7 +19,7 @@ ALIKE = {
 KEPT = re.compile(
     r"\b\w*\d+(?:\.\d+)*\w*|\b\w+/\w+|\bRIFE\b|\bCogVideoX\b|\bWan\b|\bNTSC\b|\bVideo Combine\b"
     r"|\bComfyUI(?:-Frame-Interpolation)?\b|\b(?:auto|hold|blend|ignore)\b(?=[: ])"
-    r"|\b(?:frames|duration)\b(?=:)"
+    r"|\b(?:frames|duration)\b(?=:)|\bdeinterlace\b|\bkeep\b(?= takes)"
 )
 
 

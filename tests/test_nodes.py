@@ -134,7 +134,7 @@ def test_ids_and_inputs_are_those_saved_in_workflows(pack: SimpleNamespace) -> N
         ],
         "RIFEVideoInterpolate": [
             *("model", "video", "multiplier", "target_fps", "slow_motion", *SETTINGS),
-            *("format", "codec", "crf", "length"),
+            *("format", "codec", "crf", "length", "interlaced"),
         ],
         "RIFEOpticalFlow": ["model", "images", "timestep", "largest_motion", "flow_scale"],
     }
@@ -224,6 +224,7 @@ def test_a_value_that_the_schema_rules_out_is_refused_in_one_line(
         *(("LoadRIFEModel", "precision", value) for value in (None, "float64", 16)),
         *(("RIFEVideoInterpolate", "crf", value) for value in (99, -1, None, "18")),
         *(("RIFEVideoInterpolate", "format", value) for value in (None, "exe")),
+        *(("RIFEVideoInterpolate", "interlaced", value) for value in (None, "yes", True)),
         *(("RIFEVideoInterpolate", "codec", value) for value in (None, "h264 ")),
         *(("RIFEOpticalFlow", "timestep", value) for value in (0, 1, None, float("nan"))),
         *(("RIFEOpticalFlow", "largest_motion", value) for value in (-1, None, 1e9)),
