@@ -11,7 +11,7 @@ from .clip import interpolate_file
 from .flow import flow_to_image, motion_to_image, optical_flow
 from .interpolate import Summary, interpolate, interpolate_stream
 from .media.reader import INTERLACED
-from .network import Network
+from .network import Network, NonFiniteError
 from .options import CUTS, Options
 from .timeline import LENGTHS, Schedule, Timeline, parse_frame_rate
 
@@ -23,6 +23,7 @@ __all__ = [
     "Cancelled",
     "CheckpointError",
     "Network",
+    "NonFiniteError",
     "Options",
     "Schedule",
     "Summary",

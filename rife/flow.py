@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .cancel import Cancel
 from .interpolate import check_frame
-from .network import Network
+from .network import Network, at_input_frame
 from .options import Options
 from .pairs import Pairs
 
@@ -64,7 +64,8 @@ def optical_flow(
     mask = frames.new_empty((pairs, *frames.shape[1:3]), dtype=torch.float32)
     with closing(Pairs(model, options, cancel)) as run:
         for i, (first, second) in enumerate(pairwise(frames)):  # each the same tensor in both pairs
-            flow[i], mask[i] = run.motion(first, second, Fraction(timestep))
+            with at_input_frame(i, Fraction(timestep)):
+                flow[i], mask[i] = run.motion(first, second, Fraction(timestep))
             if progress:
                 progress(i + 1, pairs, motion_to_image(flow[i]))
     return flow, mask

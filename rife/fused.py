@@ -56,6 +56,11 @@ class FusedRun(Run):
         self._found = [*self._found, found]
 
     @property
+    def last_planes(self) -> Tensor:
+        """(B, C, h, w), the last block's."""
+        return self._found[-1].raw
+
+    @property
     def flow(self) -> Tensor:
         return self._whole[:, :4]
 
@@ -119,6 +124,13 @@ class FusedMotion:
     @property
     def mask(self) -> Tensor:
         return torch.sigmoid(self._run._whole[:, 4:])
+
+    def checksum(self) -> Tensor:
+        """As Motion.checksum: values that are not finite go on into all later blocks' planes."""
+        checksum = self._run.last_planes.sum((1, 2, 3), dtype=torch.float32)
+        if self.residual is None:
+            return checksum
+        return checksum + self.residual.sum((1, 2, 3), dtype=torch.float32)
 
     def frames(self, images: Tensor) -> Tensor:
         """The frames in between, (B, h, w, C), from images (N, h, w, C), both of one dtype: bytes,

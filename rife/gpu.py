@@ -208,11 +208,12 @@ class Card:
         device.wait(device.uploads, device.mark(device.compute))
 
     @torch.inference_mode()
-    def make(self, jobs: Sequence[Job]) -> tuple[Tensor, Tensor | None]:
+    def make(self, jobs: Sequence[Job]) -> tuple[Tensor, Tensor]:
         """Queue the making of `batch` frames or fewer.
 
-        Returns the frames, (B, H, W, C) on the device, of the dtype they lie in; and of networks
-        that may double their scales (B,), true where a frame is wrong, as they would have.
+        Returns the frames, (B, H, W, C) on the device, of the dtype they lie in; and doubts, (B,)
+        float32: NaN where a frame is, 1 where it is wrong, as the network would have doubled its
+        scales, and 0 where all is well.
         """
         self._call += 1
         with best_convolutions():
@@ -225,16 +226,13 @@ class Card:
                 self._orders[batch] = self.device.empty((3, batch), torch.int32)
             target = self._orders[batch]
             frames = self.device.empty((batch, *self.size), self._images.dtype)
-            doubts = None
-            if self.engine.network.doubles_scales:
-                doubts = self.device.empty((batch,), torch.bool)
+            doubts = self.device.empty((batch,), torch.float32)
 
             def work() -> None:
                 target.copy_(order, non_blocking=True)
                 made = self._replays(batch, lambda: self._made(target))
                 frames.copy_(made[0])  # a replay writes to where the last one did
-                if doubts is not None:
-                    doubts.copy_(made[1])
+                doubts.copy_(made[1])
 
             compute = self.device.compute
             self.device.on(compute, work)
@@ -243,18 +241,21 @@ class Card:
                 self._read[slot] = done
         return frames, doubts
 
-    def _made(self, order: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _made(self, order: Tensor) -> tuple[Tensor, Tensor]:
         """order: (3, B), slots of the first and the second frames, and timesteps' bits."""
         indices, times = order[:2].long().unbind(), order[2].view(torch.float32)
         first, second = (
             Prepared(self._prepared.seen, self._prepared.pyramid, index) for index in indices
         )
-        doubts: list[Tensor] = []
+        lost: list[Tensor] = []
         options = self.options
         motion = self.engine.motion(
             first, second, times[:, None, None, None], scale=self._scale,
-            ensemble=options.ensemble, refine=options.refine, doubts=doubts,
+            ensemble=options.ensemble, refine=options.refine, doubts=lost,
         )  # fmt: skip
+        doubts = motion.checksum() * 0  # of what is finite, 0
+        if lost:
+            doubts = doubts.masked_fill(lost[0], 1)
         if self.engine.is_fused:
             frames = motion.frames(self._images)
         else:
@@ -263,7 +264,7 @@ class Card:
             if self._images.dtype == torch.uint8:
                 frames = (frames * 255).round_()
             frames = frames.to(self._images.dtype)
-        return frames, doubts[0] if doubts else None
+        return frames, doubts
 
     def _taken(self, index: Tensor) -> Tensor:
         """Frames as networks see them, (B, C, H, W) float32, padded."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from .cancel import Cancel, stop_if_cancelled
 from .heap import freed_memory_kept
 from .media.base import Frame
-from .network import Network
+from .network import Network, at_input_frame
 from .options import Options
 from .pairs import Pairs
 from .scene import CutDetector, even_out, is_duplicate, thumbnail
@@ -369,7 +369,8 @@ class _Run:
                 time, duration = self._shown(step)
                 self.summary.shown += 1
                 self._count += 1
-                image = first.image if t == 0 else second.image if t == 1 else next(between)
+                with at_input_frame(first.index, t):
+                    image = first.image if t == 0 else second.image if t == 1 else next(between)
                 yield OutputFrame(image, time, duration)
 
     def _shown(self, step: _Step) -> tuple[Fraction, Fraction]:

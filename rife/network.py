@@ -1,7 +1,9 @@
 """What every RIFE network answers, so that nothing above it asks which one it has."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from operator import itemgetter
 from typing import ClassVar
 
@@ -12,12 +14,33 @@ from .warp import at_least_float32, resize, warp
 
 
 class NonFiniteError(ValueError):
-    """A network made a frame of NaN or infinite values; the message says which, and what helps."""
+    """A network, or a frame that it made, has NaN or infinite values.
+
+    Args:
+        version: Of the network, as people know it.
+        dtype: That it runs in.
+        what: What it has or made, to follow its name.
+    """
+
+    def __init__(self, version: str, dtype: torch.dtype, what: str):
+        super().__init__(f"{version} in {dtype_name(dtype)} {what}: {advice_on_range(dtype)}")
+        self.version, self.dtype, self.what = version, dtype, what
 
 
 def dtype_name(dtype: torch.dtype) -> str:
     """As people write it: "float16"."""
     return str(dtype).removeprefix("torch.")
+
+
+@contextmanager
+def at_input_frame(index: int, timestep: Fraction) -> Iterator[None]:
+    """Says which frame it was, in a NonFiniteError from within."""
+    try:
+        yield
+    except NonFiniteError as error:
+        share = f"{float(timestep):.3g}"
+        place = f"{error.what} at {share} of the way from input frame {index} to the next"
+        raise NonFiniteError(error.version, error.dtype, place) from None
 
 
 def advice_on_range(dtype: torch.dtype) -> str:
@@ -88,6 +111,12 @@ class Motion:
     flow: Tensor
     mask: Tensor
     residual: Tensor | None = None
+
+    def checksum(self) -> Tensor:
+        """(B,) float32: NaN or infinity where flow, mask or residual have such a value; what is
+        rendered with them can look sound, but isn't."""
+        parts = (self.flow, self.mask, self.residual)
+        return sum(part.sum((1, 2, 3)) for part in parts if part is not None)
 
     def render(self, image0: Tensor, image1: Tensor) -> Tensor:
         """The frame in between, (B, C, H, W) in [0, 1].
@@ -203,7 +232,26 @@ class Network(nn.Module):
         refine = options.get("refine", False)
         frame0 = self.prepare(image0[:, :3], refine=refine)
         frame1 = self.prepare(image1[:, :3], refine=refine)
-        return self.motion(frame0, frame1, timestep, **options).render(image0, image1)
+        motion = self.motion(frame0, frame1, timestep, **options)
+        self.check_finite(motion)
+        return motion.render(image0, image1)
+
+    def check_finite(self, motion: Motion) -> None:
+        """Raises NonFiniteError for motion that this network should not have found."""
+        if not motion.checksum().isfinite().all():
+            raise self.non_finite_error()
+
+    def check_weights(self) -> None:
+        """Raises NonFiniteError for weights that were lost in the conversion to their dtype."""
+        if self.dtype != torch.float32:  # what is loaded is finite in float32
+            sums = [weight.sum(dtype=torch.float32) for weight in self.parameters()]
+            if not torch.stack(sums).isfinite().all():
+                raise self.non_finite_error("has weights that are too large for it")
+
+    def non_finite_error(
+        self, what: str = "made a frame of NaN or infinite values"
+    ) -> NonFiniteError:
+        return NonFiniteError(self.version, self.dtype, what)
 
     def side_multiple(self, scale: float = 1.0) -> int:
         """What both sides of a frame must be multiples of: every block halves its input twice."""

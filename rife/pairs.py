@@ -5,6 +5,7 @@ the frames, then all of it on the CPU. Whole frames on GPUs are the business of 
 """
 
 import logging
+import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -41,12 +42,13 @@ class _Ready:
 
 
 class _Made(NamedTuple):
-    """image: (H, W, C), in [0, 1], or bytes; on the network's device or the frames'. card: what
-    made it, if one did. doubt: true if the image is wrong, and has to be made with care."""
+    """image: (H, W, C), in [0, 1], or bytes; on the network's device or the frames'. doubts: give
+    those that Card.make describes, of the image and of all that it was made from. card: what made
+    it, if one did."""
 
     job: Job
     image: Tensor
-    doubt: Tensor | None = None
+    doubts: tuple[Callable[[], float], ...] = ()
     card: gpu.Card | None = None
 
 
@@ -69,6 +71,7 @@ class Pairs:
         cancel: Cancel | None = None,
         memory_limit: float | None = None,
     ):
+        model.check_weights()
         self.model, self.options, self.cancel = model, options, cancel
         self._ladder = Ladder(model, options, memory_limit)
         self._engine: Engine | None = None
@@ -111,7 +114,8 @@ class Pairs:
         more bits.
 
         first, second: (H, W, C) of one size; C 1, 3 or 4; floats in [0, 1] or uint8.
-        Raises NotEnoughMemory where the smallest tiles are too large, on the CPU too.
+        Raises NotEnoughMemory where the smallest tiles are too large, on the CPU too, and
+        NonFiniteError instead of a frame of NaN or infinite values.
         """
         return self.all_between([(first, second, timesteps)])
 
@@ -156,6 +160,7 @@ class Pairs:
         self._forget_all_but([first, second])
         job = Job(first, second, timestep)
         (found,) = self._made([job], lambda way, jobs: self._by(way, jobs, self._describe))
+        self._is_wrong(found)
         found = found.image.to(first.device)
         return found[..., :4], found[..., 4]
 
@@ -177,17 +182,23 @@ class Pairs:
         return reachable
 
     def _bisect(
-        self, first: Tensor, second: Tensor, timesteps: Sequence[Fraction]
+        self,
+        first: Tensor,
+        second: Tensor,
+        timesteps: Sequence[Fraction],
+        doubts: tuple[Callable[[], float], ...] = (),
     ) -> Iterator[_Made]:
+        """doubts: of `first` and `second`, as in _Made."""
         (made,) = self._made([Job(first, second, HALF)], self._frames)
+        made = made._replace(doubts=(*doubts, *made.doubts))
         left = [2 * t for t in timesteps if t < HALF]
         right = [2 * t - 1 for t in timesteps if t > HALF]
         if left:
-            yield from self._bisect(first, made.image, left)
+            yield from self._bisect(first, made.image, left, made.doubts)
         if HALF in timesteps:
             yield made
         if right:
-            yield from self._bisect(made.image, second, right)
+            yield from self._bisect(made.image, second, right, made.doubts)
 
     def _made(
         self, jobs: Sequence[Job], by: Callable[[Way, Sequence[Job]], Iterable[_Made]]
@@ -219,8 +230,11 @@ class Pairs:
             return self._by(way, jobs, self._render)
         stop_if_cancelled(self.cancel)
         frames, doubts = card.make(jobs)
-        doubts = [None] * len(jobs) if doubts is None else doubts
-        return [_Made(*each, card) for each in zip(jobs, frames, doubts, strict=True)]
+        doubts = card.download(doubts)
+        return [
+            _Made(job, frame, (lambda i=i: float(doubts()[i]),), card)
+            for i, (job, frame) in enumerate(zip(jobs, frames, strict=True))
+        ]
 
     def _card_for(self, way: Way, frame: Tensor) -> gpu.Card | None:
         """What makes such frames, (H, W, C), this way, or None."""
@@ -238,37 +252,51 @@ class Pairs:
 
     def _taken(self, made: _Made, like: Tensor) -> Callable[[], Tensor]:
         """What waits for a frame, on the device of `like`."""
-        if made.card is None:
-            return lambda: _finish(made.image, like)
-        download = made.card.download if like.device.type == "cpu" else lambda x: lambda: x
-        image = download(made.image)
-        doubt = None if made.doubt is None else made.card.download(made.doubt)
+        image = None
+        if made.card:
+            download = made.card.download if like.device.type == "cpu" else lambda x: lambda: x
+            image = download(made.image)
 
         @torch.inference_mode()
         def get() -> Tensor:
-            if doubt is None or not doubt():
+            exact = made
+            if self._is_wrong(made):  # as cards may be
+                (exact,) = self._made([made.job], partial(self._by, look=self._render))
+                self._is_wrong(exact)
+            elif image:
                 return image()
-            by = partial(self._by, look=self._render)
-            (exact,) = self._made([made.job], by)
             return _finish(exact.image, like)
 
         return get
 
+    def _is_wrong(self, made: _Made) -> bool:
+        """Whether an image has to be made again; NonFiniteError where that would not help."""
+        doubts = [doubt() for doubt in made.doubts]
+        if not all(map(math.isfinite, doubts)):
+            raise self.model.non_finite_error()
+        return any(doubts)
+
     def _by(self, way: Way, jobs: Sequence[Job], look: _Look) -> list[_Made]:
         """What `look` gives of `jobs`; from tiles, on the device of the frames."""
-        made = rearrange(self._called(way, jobs, look), "b c h w -> b h w c")
-        return [_Made(*each) for each in zip(jobs, made, strict=True)]
+        images, checksums = self._called(way, jobs, look)
+        images = rearrange(images, "b c h w -> b h w c")
+        doubts = ((partial(float, 0 * checksum),) for checksum in checksums.tolist())
+        return [_Made(*each) for each in zip(jobs, images, doubts, strict=True)]
 
-    def _called(self, way: Way, jobs: Sequence[Job], look: _Look) -> Tensor:
-        """(B, C, H, W)"""
+    def _called(self, way: Way, jobs: Sequence[Job], look: _Look) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W), and (B,): see Motion.checksum."""
         height, width, _ = jobs[0].first.shape
         scale = self.options.scale_for(height, width)
         timesteps = [job.timestep for job in jobs]
+        checksums: Tensor | int = 0
 
         def call(firsts: Sequence[_Ready], seconds: Sequence[_Ready]) -> Tensor:
+            nonlocal checksums
             stop_if_cancelled(self.cancel)
             first, second = _together(firsts), _together(seconds)
-            return look(self._motion(first, second, timesteps, scale), first, second)
+            motion = self._motion(first, second, timesteps, scale)
+            checksums = checksums + motion.checksum().view(len(jobs), -1).sum(1)
+            return look(motion, first, second)
 
         if self._engine is None or self._engine.network is not way.model:
             self._engine = Engine(way.model)
@@ -278,7 +306,7 @@ class Pairs:
                     self._whole[frame] = self._ready(frame, scale)
             firsts = [self._whole[job.first] for job in jobs]
             seconds = [self._whole[job.second] for job in jobs]
-            return call(firsts, seconds)[..., :height, :width]
+            return call(firsts, seconds)[..., :height, :width], checksums
         (job,), canvas = jobs, None
         for tile in way.tiles:
             first, second = (self._ready(tile.of(x), scale) for x in (job.first, job.second))
@@ -286,7 +314,7 @@ class Pairs:
             if canvas is None:
                 canvas = torch.zeros(len(made), height, width, device=job.first.device)
             tile.add(made, canvas)
-        return canvas[None]
+        return canvas[None], checksums
 
     def _ready(self, image: Tensor, scale: float) -> _Ready:
         """(H, W, C) as the user has it -> what the network takes."""

@@ -127,7 +127,9 @@ def look_ahead(
 
     def flow() -> Tensor:
         a, b = (guide.prepare(frame) for frame in frames)
-        return guide.motion(a, b, timestep, scale=small_scale, ensemble=ensemble).flow
+        motion = guide.motion(a, b, timestep, scale=small_scale, ensemble=ensemble)
+        guide.check_finite(motion)
+        return motion.flow
 
     found = flow()
     # The coarsest convolutions step that far, in pixels. Twice that, and twice the motion, was

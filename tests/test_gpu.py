@@ -16,13 +16,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rife import Cancelled, gpu, interpolate, interpolate_stream
+from rife import Cancelled, NonFiniteError, gpu, interpolate, interpolate_stream
 from rife.clip import interpolate_file
 from rife.engine import Engine, Run
 from rife.IFNet_HDv3 import IFNet_HDv3
 from rife.IFNet_v4 import VERSIONS, IFNet_v4, Parameters
 from rife.memory import Job
 from rife.options import Options
+from rife.pairs import Pairs
 from rife.timeline import Timeline
 
 from .late_device import LateDevice, late
@@ -121,6 +122,40 @@ def test_frames_that_need_doubled_scales_are_made_again_with_care():
     flags = torch.cat(lost)
     assert flags.any() and not flags.all()
     assert apart(made, wanted) < 1e-5
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.uint8])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_frame_that_is_not_finite_is_an_error(name, kind):
+    model, frames = network(name), clip(8)
+    frames = (frames * 255).to(kind) if kind == torch.uint8 else frames
+    model.load_state_dict({key: x * 1e20 for key, x in model.state_dict().items()})
+    for multiplier in (2, 4):
+        with late() as device, pytest.raises(NonFiniteError, match="from input frame 0 to the"):
+            interpolate(model, frames, multiplier, **ALL)
+        assert device.drained
+
+
+def test_what_is_made_of_a_frame_that_is_not_finite_is_an_error(monkeypatch):
+    """Quarters are made of the middle, which is not among the frames that are asked for."""
+    calls = count()
+
+    def only_the_first(motion):
+        return torch.full((len(motion.flow),), 0 if next(calls) else torch.nan)
+
+    monkeypatch.setattr("rife.network.Motion.checksum", only_the_first)
+    model, frames = network("halves"), clip(2)
+    with late(), pytest.raises(NonFiniteError):
+        list(Pairs(model, Options()).between(*frames, [Fraction(1, 4)]))
+    assert next(calls) == 2
+
+
+def test_flow_that_is_not_finite_is_an_error_though_the_frames_look_like_frames():
+    model, frames = network("head"), clip(8)
+    with torch.no_grad():
+        model.block3.lastconv[0].bias[0] = torch.inf
+    with late(), pytest.raises(NonFiniteError):
+        interpolate(model, frames, **ALL)
 
 
 def test_what_can_not_be_recorded_is_done_each_time_and_said_once(caplog):
