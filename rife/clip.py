@@ -75,6 +75,7 @@ def interpolate_file(
             create_writer(
                 temporary, reader, rate,
                 time_base=_time_base(timeline, info.time_base), sound=not timeline.slow_motion,
+                show_at=_slowed(timeline, source_rate) if timeline.slow_motion else None,
                 **encoding,
             ) as writer,
             closing(iter(reader)) as frames,
@@ -90,6 +91,11 @@ def interpolate_file(
                     progress(count, total, image)
         summary.damage += reader.damage
     return count
+
+
+def _slowed(timeline: Timeline, source_rate: Fraction) -> Callable[[Fraction], Fraction]:
+    """When slow motion shows what the input shows at a time."""
+    return lambda time: timeline.place(time * source_rate, time) / timeline.rate(source_rate)
 
 
 def _time_base(timeline: Timeline, source: Fraction) -> Fraction | None:

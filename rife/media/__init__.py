@@ -2,6 +2,7 @@
 The kind follows from the name."""
 
 import logging
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def create_writer(
     pixel_format: str | None = None,
     time_base: Fraction | None = None,
     sound: bool = True,
+    show_at: Callable[[Fraction], Fraction] | None = None,
 ) -> Writer:
     """Start an output whose kind follows from `path`: an existing folder is filled with numbered
     PNG images, .gif, .webp and .apng become animations, anything else is video (see VideoWriter,
@@ -66,8 +68,9 @@ def create_writer(
     path, suffix = Path(path), Path(path).suffix.lower()
     if suffix in CONTAINERS and not path.is_dir():
         return VideoWriter(
-            path, like, frame_rate, crf, codec, pixel_format, time_base=time_base, sound=sound
-        )
+            path, like, frame_rate, crf, codec, pixel_format,
+            time_base=time_base, sound=sound, show_at=show_at,
+        )  # fmt: skip
     if codec or pixel_format:
         raise FileError(f"A codec and pixel format can be chosen for video only, not for {path}.")
     others = [describe(stream) for stream in getattr(like, "other_streams", ())]

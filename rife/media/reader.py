@@ -20,7 +20,15 @@ from .base import ClipInfo, Frame, Reader
 from .colors import Colors
 from .damage import LEAST_GAP, Evidence, has_clean_end, readable_time
 from .deinterlace import deinterlaced, field_parity, is_interlaced
-from .streams import AV_ERRORS, codec_name, describe, disposition, file_url, kept_tags
+from .streams import (
+    AV_ERRORS,
+    KEPT_SIDE_DATA,
+    LOST_SIDE_DATA,
+    codec_name,
+    disposition,
+    file_url,
+    kept_tags,
+)
 from .timestamps import MAY_JUMP, FrameTimes, SteadyClock
 
 logger = logging.getLogger(__name__)
@@ -179,8 +187,31 @@ class VideoReader(Reader):
                 self.close()
         self.metadata = kept_tags(self._container)
         self.stream_metadata = kept_tags(self._stream)
-        if start > 0:
-            self.stream_metadata.pop("timecode", None)  # the whole clip's
+
+    @property
+    def timecode(self) -> str | None:
+        """Of the whole clip's first frame."""
+        tags = self.stream_metadata, self.metadata, *(s.metadata for s in self.unread_streams)
+        return next((text for each in tags if (text := each.get("timecode"))), None)
+
+    @property
+    def chapters(self) -> list[tuple[Fraction, Fraction, dict[str, str]]]:
+        """Start, end, both in seconds after `origin`, and tags, of the part that is read."""
+        chapters = []
+        end_of_part = self._end - self.origin
+        # Older PyAV knows no chapters.
+        for chapter in getattr(self._container, "chapters", list)():
+            start, end = (
+                min(chapter[side] * chapter["time_base"] - self.origin, end_of_part)
+                for side in ("start", "end")
+            )
+            if end > max(start, 0):
+                chapters.append((max(start, Fraction(0)), end, chapter["metadata"]))
+        return chapters
+
+    def reopen(self) -> av.container.InputContainer:
+        """The file once more, at its beginning."""
+        return av.open(file_url(self._path), metadata_errors="replace")
 
     def _errors(self) -> contextlib.AbstractContextManager[None]:
         return plain_errors("read", self._path, AV_ERRORS)
@@ -195,13 +226,13 @@ class VideoReader(Reader):
             raise FileError(f"{self._path} is not a video; for images, name their folder.")
         self._stream = stream = _video_stream(container, self._path)
         self._decoder = _decoder(stream)
-        self.other_streams, self.dropped = [], []  # streams to copy; descriptions of the rest
+        self.other_streams, self.unread_streams = [], []  # beside the picture
         for other in container.streams:
             # PyAV crashes at streams without a codec.
             if other.type in ("audio", "subtitle") and other.codec_context is not None:
                 self.other_streams.append(other)
-            elif other is not stream and "timecode" not in other.metadata:
-                self.dropped.append(describe(other))
+            elif other is not stream:
+                self.unread_streams.append(other)
         self._rate = _frame_rate(stream)
         self._period = float(1 / self._rate)  # seconds
         self._times = FrameTimes(container.format, 1 / self._rate / stream.time_base)
@@ -289,7 +320,7 @@ class VideoReader(Reader):
     def _decoding_delay(self) -> int:
         """How much later than its packet's the first frame's time is, in a format that stores when
         frames are decoded. Read in a container of its own, from the file's beginning."""
-        with av.open(file_url(self._path), metadata_errors="replace") as container:
+        with self.reopen() as container:
             stream = _video_stream(container, self._path)
             decoder, first = _decoder(stream), None
             for packet in container.demux(stream):
@@ -325,6 +356,13 @@ class VideoReader(Reader):
             else ("rgba" if has_alpha else "rgb24")
         )
         self._coded_size = first.width, first.height
+        self.pixel_format = first.format.name
+        #: What the first frame carries, by FFmpeg's names without AV_FRAME_DATA_.
+        self.side_data = {
+            name: bytes(data)
+            for name in KEPT_SIDE_DATA + LOST_SIDE_DATA
+            if (data := first.side_data.get(name)) is not None
+        }
         self._converted_kind: tuple[str, Colors] | None = None
         self._orientation = _orientation(first)
         self.colors = Colors.of(first, self._decoder)
@@ -345,6 +383,7 @@ class VideoReader(Reader):
                 begin = Fraction(0)
             elif stream.start_time is not None:
                 begin = stream.start_time * stream.time_base
+        self.frames_before_part = round((start - begin) * rate)
         # Where sound begins: with the first frame, unless it began before all frames.
         self._others_start = start if begin < self._start else self._start
         # Container time of the clip's very start ...
@@ -355,7 +394,7 @@ class VideoReader(Reader):
         if not count and (length := self._stated_length()):
             count = round(length * rate)
         if count:
-            count = max(1, count - round((start - begin) * rate))
+            count = max(1, count - self.frames_before_part)
         if self._end < math.inf:
             limit = math.ceil((self._end - start) * rate)
             count = min(count or limit, limit)

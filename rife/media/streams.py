@@ -18,6 +18,10 @@ _FILE_TAGS = {
     "alpha_mode",
 }
 
+#: What frames carry beside the picture: what some encoders keep, and what none does.
+KEPT_SIDE_DATA = ["MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL"]
+LOST_SIDE_DATA = ["DYNAMIC_HDR_PLUS", "DOVI_METADATA", "DYNAMIC_HDR_VIVID", "STEREO3D", "SPHERICAL"]
+
 
 def file_url(path: Path) -> str:
     """A path as FFmpeg takes it: it would read what precedes a colon as a protocol."""

@@ -1,61 +1,73 @@
 """Writing videos, through PyAV."""
 
 import contextlib
+import errno
 import io
 import logging
-import math
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import av
-import numpy as np
 import torch
 
-from ..fileio import FileError, plain_errors
-from .base import ClipInfo, Reader, Writer, to_uint8
+from ..fileio import plain_errors
+from .base import Reader, Writer
 from .colors import SCREEN
+from .encoders import (
+    CONTAINERS,
+    LARGEST_DENOMINATOR,
+    Container,
+    PixelTraits,
+    check_encoder,
+    choose_encoders,
+    encoder_options,
+    keeps_light,
+    roomier_format,
+)
+from .parts import Part, advise, chapters_part, collect_parts, tags_parts
 from .reader import VideoReader
-from .streams import AV_ERRORS, describe, disposition, file_url, kept_tags
+from .streams import AV_ERRORS, KEPT_SIDE_DATA, LOST_SIDE_DATA, file_url
+from .time_grid import fitting_grid, natural_grid, representable_rate
+from .tracks import Track, VideoSettings, VideoTrack
 
 logger = logging.getLogger(__name__)
 
+__all__ = ["CONTAINERS", "VideoWriter"]
 
-@dataclass(frozen=True)
-class _Container:
-    video: tuple[str, ...]  # default encoders, best first
-    audio: str  # encoder for sound that can't be copied
-    options: tuple[tuple[str, str], ...] = ()
-
-
-_H264 = ("libx264", "libopenh264")
-# Arbitrary tags, such as ComfyUI's workflows, survive in MP4 with use_metadata_tags only.
-_MOVFLAGS = (("movflags", "+faststart+use_metadata_tags"),)
-CONTAINERS = {
-    ".mp4": _Container(_H264, "aac", _MOVFLAGS),
-    ".m4v": _Container(_H264, "aac", _MOVFLAGS),
-    ".mov": _Container(_H264, "aac", _MOVFLAGS),
-    ".mkv": _Container(_H264, "aac"),
-    ".webm": _Container(("libvpx-vp9", "libsvtav1"), "libopus"),
-}
+# What stops the picture, too, and is no fault of what is written.
+_DISK_ERRORS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM
+}  # fmt: skip
 
 
 class VideoWriter(Writer):
     """A video file in the container that the name's suffix stands for.
 
-    The encoder is H.264 (VP9 in .webm) in 8-bit 4:2:0 unless `codec` and `pixel_format`, FFmpeg's
-    names, say otherwise; `crf` is its quality, lower being better, for encoders that have one.
+    The encoder is H.264 (VP9 in .webm) in 8-bit 4:2:0, as all players take it; H.265 or AV1 in 10
+    bits for HDR, and in .mov ProRes for what has transparency. `codec` and `pixel_format`, FFmpeg's
+    names, say otherwise; `crf` is the quality, lower being better, of encoders that have one.
     Players need even sizes where chroma is subsampled, so the last column or row is then doubled.
     Pictures lose transparency, over black, in formats without it.
 
     Frames keep their exact times in .mp4 and .mov; .mkv and .webm round them to milliseconds.
-    `time_base` is the grid in seconds on which all times lie (None: made for frames at
-    `frame_rate` and for those at `like`'s times, evenly divided).
 
     Sound and subtitles are copied from `like` as they are if the container takes them. Other sound
-    is encoded anew, and a warning says what is left out. Colour tags, pixel shape, titles and other
-    tags are kept.
+    is encoded anew. Colour tags, pixel shape, chapters, titles and other tags are kept. All is
+    tried before the first frame, on a file in memory, and warnings say what is left out; what
+    fails later costs no frame.
+
+    Args:
+        frame_rate: Frames a second, on average.
+        time_base: Seconds of which all times are multiples; None: made for frames at `frame_rate`
+            and for those at `like`'s times, evenly divided.
+        sound: Whether to keep sound and subtitles.
+        show_at: When the output shows what `like` shows at a time, both in seconds; None: at the
+            same time.
+
+    Raises:
+        FileError: The settings don't go together, or the file can't be written.
     """
 
     def __init__(
@@ -69,270 +81,274 @@ class VideoWriter(Writer):
         *,
         time_base: Fraction | None = None,
         sound: bool = True,
+        show_at: Callable[[Fraction], Fraction] | None = None,
     ):
-        self._path = path
+        self._path, self._like, self._crf = path, like, crf
         self._kind = CONTAINERS[path.suffix.lower()]
-        self._period = 1 / Fraction(frame_rate)
-        self._from_layout: str | None = None
-        self._last_pts: int | None = None
-        self._last_duration = self._period
-        codec = codec or _default_codec(self._kind)
-        self._time_base = time_base or _time_base(like.info, frame_rate)
-        self._colors, self._start, source = SCREEN, 0, None
-        if isinstance(like, VideoReader):
-            self._colors, source = like.colors, like
-            self._start = round(like.video_start / self._time_base)
-        self._copied: dict[int, av.stream.Stream] = {}
-        self._encoded: dict[int, av.AudioStream] = {}
-
+        self._rate = representable_rate(Fraction(frame_rate))
+        self._show_at = show_at or (lambda time: time)
+        self._wanted_grid = time_base or natural_grid(like.info, self._rate)
+        self._source = like if isinstance(like, VideoReader) else None
+        self._last: tuple[Fraction, int] | None = None  # time, pts
+        self._broken: set[int] = set()  # streams that are not written any more
         with self._errors():
-            self._container = av.open(
-                file_url(path), "w", container_options=dict(self._kind.options)
-            )
-            try:
-                self._add_video(codec, frame_rate, crf, pixel_format, like.info)
-                if source is not None:
-                    self._container.metadata.update(source.metadata)
-                    self._stream.metadata.update(source.stream_metadata)
-                    self._set_aspect(source.sample_aspect_ratio)
-                    self._shift = source.origin
-                    if sound:
-                        self._add_others(source)
-                with plain_errors(f"encode with {self._stream.codec.name} to", path, AV_ERRORS):
-                    self._container.start_encoding()
-            except BaseException:
-                self.discard()
-                raise
-        self._source = source
-        if source is not None:
-            source.copied_streams, source.decoded_streams = self._copied, self._encoded
+            parts, lost = self._collect_parts(sound)
+            settings, parts, lost_too = self._choose(codec, pixel_format, parts)
+            self._warn(settings, lost + lost_too)
+            self._time_base = settings.time_base
+            self._start = 0
+            if self._source:
+                self._start = round(self._show_at(self._source.video_start) / self._time_base)
+            self._output = _Output(file_url(path), self._kind, settings, parts)
+        if self._source:
+            streams = [part for part, _ in self._output.tracks if part.stream is not None]
+            self._source.decoded_streams = {p.stream for p in streams if p.is_decoded}
+            self._source.copied_streams = {p.stream for p in streams if not p.is_decoded}
 
     def _errors(self) -> contextlib.AbstractContextManager[None]:
         return plain_errors("write", self._path, AV_ERRORS)
 
-    def _add_video(
-        self, name: str, rate: Fraction, crf: int, pixel_format: str | None, info: ClipInfo
-    ) -> None:
+    def _collect_parts(self, sound: bool) -> tuple[list[Part], list[str]]:
+        if self._source is None:
+            return [], []
+        parts, lost = collect_parts(
+            self._source, self._path.suffix, self._kind.format, self._kind.sound, sound
+        )
+        parts = (
+            tags_parts(self._source, self._rate)
+            + chapters_part(self._source, self._show_at)
+            + parts
+        )
+        return parts, lost
+
+    def _choose(
+        self, codec: str | None, pixel_format: str | None, parts: list[Part]
+    ) -> tuple["VideoSettings", list[Part], list[str]]:
+        """Encoder and pixel format, the parts that can be written with them, and the others' names.
+
+        Tries them by writing a black frame.
+        """
+        if codec:
+            check_encoder(codec, self._kind, self._path.suffix)
+        first_error = None
+        for encoder, name in choose_encoders(
+            self._kind, self._source_format, self._is_deep_hdr, codec, pixel_format
+        ):
+            settings = self._settings(encoder, name)
+            error = self._try(settings, parts)
+            if error and parts and not self._try(settings, []):
+                kept = [part for part in parts if not self._try(settings, [part])]
+                lost = [part.name for part in parts if part not in kept]
+                parts, error = kept, self._try(settings, kept)
+            else:
+                lost = []
+            if error is None:
+                return settings, parts, lost
+            first_error = first_error or error, encoder
+        error, encoder = first_error
+        with plain_errors(f"encode with {encoder} to", self._path, AV_ERRORS):
+            raise error
+
+    @property
+    def _source_format(self) -> str:
+        if self._source:
+            return self._source.pixel_format
+        info = self._like.info
+        return (
+            ("rgba64le" if info.is_deep else "rgba")
+            if info.has_alpha
+            else ("rgb48le" if info.is_deep else "rgb24")
+        )
+
+    @property
+    def _is_deep_hdr(self) -> bool:
+        return bool(self._source) and self._source.colors.is_hdr and self._like.info.is_deep
+
+    def _settings(self, encoder: str, pixel_format: str) -> VideoSettings:
+        info, source = self._like.info, self._source
+        side_data = source.side_data if source else {}
+        return VideoSettings(
+            encoder,
+            pixel_format,
+            encoder_options(encoder, self._crf, *(side_data.get(name) for name in KEPT_SIDE_DATA)),
+            info.width,
+            info.height,
+            self._rate,
+            fitting_grid(
+                self._wanted_grid, self._rate, LARGEST_DENOMINATOR.get(encoder, 2**31 - 1)
+            ),
+            (source.colors if source else SCREEN).stored_as(pixel_format),
+            source.sample_aspect_ratio if source else Fraction(1),
+        )
+
+    def _try(self, settings: VideoSettings, parts: Sequence[Part]) -> Exception | None:
+        """What goes wrong with a black frame and the first items of each part, in memory."""
+        channels = 4 if self._like.info.has_alpha else 3
+        image = torch.zeros(settings.height, settings.width, channels, dtype=torch.uint8)
         try:
-            codec = av.Codec(name, "w")
-            if codec.type != "video":
-                raise ValueError
-            # FFmpeg would take the options of another encoder without a word.
-            self._stream = self._container.add_stream(
-                name, rate=rate, time_base=self._time_base, options=_quality(name, crf)
-            )
-        except ValueError as error:
-            raise FileError(
-                f"{name} is no video encoder for {self._path.suffix} files here; "
-                f"try one of {', '.join(_encoders(self._container))}."
-            ) from error
-        known = [format.name for format in codec.video_formats or ()]
-        pixel_format = pixel_format or _default_pixel_format(name, known, info.has_alpha)
-        if known and pixel_format not in known:
-            raise FileError(
-                f"{name} has no pixel format {pixel_format}; it has {', '.join(known)}."
-            )
-        self._format = av.VideoFormat(pixel_format, 2, 2)
-        self._colors = self._colors.stored_as(pixel_format)
-        self._alpha = any(component.is_alpha for component in self._format.components)
-        self._deep = max(component.bits for component in self._format.components) > 8
-        if info.has_alpha and not self._alpha:
+            output = _Output(io.BytesIO(), self._kind, settings, parts, final=False)
+            try:
+                for part, track in output.tracks:
+                    for item in part.fresh_samples() if part.stream is not None else ():
+                        track.write(item)
+                output.video.write(image, 0, 1 / settings.rate)
+                output.video.finish()
+                for _, track in output.tracks:
+                    track.finish()
+            finally:
+                output.container.close()
+        except (OSError, AttributeError, *AV_ERRORS) as error:
+            return error
+        return None
+
+    def _warn(self, settings: VideoSettings, lost: Sequence[str]) -> None:
+        """Say what the output will not have of the input."""
+        encoder, name, info = settings.encoder, settings.pixel_format, self._like.info
+        has, wanted = PixelTraits.of(name), PixelTraits.of(self._source_format)
+        no_alpha, fewer_bits, less_chroma = has.shortfall(wanted)
+        if info.has_alpha and no_alpha:
             logger.warning(
-                "%s in %s holds no transparency: it becomes black. .webm, .webp, .apng and .gif "
-                "keep it.",
-                pixel_format,
-                self._path.suffix,
-            )
-        self._columns = _evened(info.width, self._format.chroma_width() < 2)
-        self._rows = _evened(info.height, self._format.chroma_height() < 2)
-        width, height = len(self._columns), len(self._rows)
+                "%s in %s holds no transparency: it becomes black. %s.",
+                name, self._path.suffix, _capitalized(self._kind.alpha_advice),
+            )  # fmt: skip
+        less = []
+        if fewer_bits:
+            less.append(f"{has.bits} bits of {wanted.bits}")
+        if less_chroma and self._source:
+            less.append("colours at a lower resolution, as players need it")
+        if less:
+            roomier = roomier_format(encoder, self._source_format)
+            logger.warning(
+                "%s holds %s%s.", name, " and ".join(less),
+                f"; --pixel-format {roomier} keeps all" if roomier else "",
+            )  # fmt: skip
+        width, height = len(settings.columns), len(settings.rows)
         if (width, height) != (info.width, info.height):
             logger.warning(
                 "%s needs even sides: %dx%d is written as %dx%d, the last row or column doubled.",
-                pixel_format,
-                info.width,
-                info.height,
-                width,
-                height,
-            )
-        self._stream.width, self._stream.height = width, height
-        self._stream.pix_fmt = pixel_format
-        context = self._stream.codec_context
-        context.colorspace, context.color_range = self._colors.space, self._colors.range
-        context.color_primaries = self._colors.primaries
-        context.color_trc = self._colors.transfer
-        if "265" in name or "hevc" in name:
-            with contextlib.suppress(AttributeError, ValueError):
-                context.codec_tag = "hvc1"  # the one that Apple's players know
-
-    def _set_aspect(self, aspect: Fraction) -> None:
-        context = self._stream.codec_context
-        context.sample_aspect_ratio = aspect
-        if aspect != 1 and not re.search("264|265|hevc|mpeg4", context.name):
+                name, info.width, info.height, width, height,
+            )  # fmt: skip
+        if settings.aspect != 1 and not re.search("264|265|hevc|mpeg4", encoder):
             # PyAV can't set it for the container, and these streams don't hold it themselves.
             logger.warning(
-                "%s loses the pixels' shape, %s: they become square.", context.name, aspect
+                "%s loses the pixels' shape, %s: they become square.", encoder, settings.aspect
+            )
+        lost = [*lost, *self._lost_side_data(encoder)]
+        if lost:
+            logger.warning(
+                "Left out, as it can't be kept: %s.%s", ", ".join(lost),
+                advise(lost, self._kind.format),
+            )  # fmt: skip
+        if self._kind.format in ("matroska", "webm") and self._rate > 1000:
+            logger.warning(
+                "%s keeps times to a millisecond, so that some frames share one; .mp4 keeps them.",
+                self._path.suffix,
             )
 
-    def _add_others(self, source: VideoReader) -> None:
-        lost = list(source.dropped)
-        for stream in source.other_streams:
-            if self._can_hold(stream):
-                self._copied[stream.index] = new = self._container.add_stream_from_template(stream)
-            elif stream.type == "audio":
-                self._encoded[stream.index] = new = self._add_encoded_audio(stream)
-                logger.warning(
-                    "%s files can't hold %s: it is encoded anew.",
-                    self._path.suffix,
-                    describe(stream),
-                )
-            else:
-                lost.append(describe(stream))
-                continue
-            new.metadata.update(kept_tags(stream))
-            new.disposition = disposition(stream)
-        if lost:
-            logger.warning("Left out, as it can't be kept: %s.", ", ".join(lost))
-
-    def _can_hold(self, stream: av.stream.Stream) -> bool:
-        """Tried on a file in memory: some containers refuse a stream only with the header."""
-        try:
-            with av.open(io.BytesIO(), "w", format=self._container.format.name) as trial:
-                trial.add_stream_from_template(stream)
-                trial.start_encoding()
-        except (OSError, AttributeError, *AV_ERRORS):
-            return False
-        return True
-
-    def _add_encoded_audio(self, source: av.AudioStream) -> av.AudioStream:
-        name = self._kind.audio
-        rate = 48000 if name == "libopus" else source.codec_context.sample_rate
-        stream = self._container.add_stream(name, rate=rate)
-        stream.codec_context.layout = source.codec_context.layout.name
-        stream.codec_context.bit_rate = 96000 * max(2, source.codec_context.channels)
-        return stream
-
-    def _mux_queued(self) -> None:
-        """Write the sound and subtitles that were read since the last call."""
-        queue = self._source.queue if self._source else ()
-        while queue:
-            index, item = queue.popleft()
-            if index in self._encoded:
-                if item.pts is not None:
-                    item.pts -= round(self._shift / item.time_base)
-                self._container.mux(self._encoded[index].encode(item))
-            else:
-                shift = round(self._shift / item.time_base)
-                pts, dts = item.pts, item.dts
-                item.pts = (dts if pts is None else pts) - shift
-                item.dts = (pts if dts is None else dts) - shift
-                item.stream = self._copied[index]
-                self._container.mux(item)
+    def _lost_side_data(self, encoder: str) -> list[str]:
+        names = self._source.side_data if self._source else ()
+        return [
+            name.lower().replace("_", " ")
+            for name in names
+            if name in LOST_SIDE_DATA or not keeps_light(encoder)
+        ]
 
     def write(self, image: torch.Tensor, time: Fraction, duration: Fraction | None = None) -> None:
         pts = self._start + round(time / self._time_base)
-        if self._last_pts is not None and pts <= self._last_pts:
-            raise ValueError(f"the frame at {float(time):.6f} s does not come after the last one")
-        self._last_pts, self._last_duration = pts, duration or self._period
+        if self._last is not None:
+            last_time, last_pts = self._last
+            if time <= last_time:
+                raise ValueError(
+                    f"the frame at {float(time):.6f} s does not come after the last one"
+                )
+            pts = max(pts, last_pts + 1)  # the grid may be coarser than the frames are close
+        self._last = time, pts
         with self._errors():
-            self._mux_queued()
-            frame = self._frame(image)
-            frame.pts, frame.time_base = pts, self._time_base
-            self._mux(self._stream.encode(frame))
+            self._write_queued()
+            self._output.video.write(image, pts, duration or 1 / self._rate)
 
-    def _frame(self, image: torch.Tensor) -> av.VideoFrame:
-        channels = image.shape[-1]
-        if channels == 4 and not self._alpha:
-            scale = image[..., 3:].float() / (255 if image.dtype == torch.uint8 else 1)
-            image, channels = (image[..., :3] * scale).to(image.dtype), 3
-        image = image[self._rows][:, self._columns]
-        if self._deep and image.dtype != torch.uint8:
-            array = self._colors.to_16_bits(image, self._format.name)
-            layout = "rgba64le" if channels == 4 else "rgb48le"
-        else:
-            array, layout = to_uint8(image).numpy(), "rgba" if channels == 4 else "rgb24"
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format=layout)
-        if self._from_layout != layout:
-            size = frame.width, frame.height
-            self._from_layout = layout
-            self._from_rgb = self._colors.converter(size, layout, self._format.name)
-        return self._from_rgb(frame)
+    def _write_queued(self) -> None:
+        """Write the sound and subtitles that were read since the last call."""
+        queue = self._source.queue if self._source else ()
+        tracks = {part.stream: (part, track) for part, track in self._output.tracks}
+        while queue:
+            index, item = queue.popleft()
+            if index not in self._broken:
+                part, track = tracks[index]
+                self._guard(part, track.write, _shifted(item, self._source.origin))
 
-    def _mux(self, packets: list[av.Packet], final: bool = False) -> None:
-        for packet in packets:
-            # Encoders tell no durations. Containers take the clip's end from the last frame or, if
-            # frames are stored in another order, from the last that is stored.
-            last = packet.pts == self._last_pts or (final and packet is packets[-1])
-            duration = self._last_duration if last else self._period
-            packet.duration = round(duration / packet.time_base)
-            self._container.mux(packet)
+    def _guard(self, part: Part, work: Callable, *args: object) -> None:
+        """Do something with a part; if that fails, go on without it: the picture matters more."""
+        try:
+            work(*args)
+        except (OSError, *AV_ERRORS) as error:
+            if getattr(error, "errno", None) in _DISK_ERRORS:
+                raise
+            self._broken.add(part.stream)
+            logger.warning(
+                "%s ends early: it can't be written (%s).%s", _capitalized(part.name),
+                getattr(error, "strerror", None) or error, advise([part.name], self._kind.format),
+            )  # fmt: skip
 
     def close(self) -> None:
         with self._errors():
-            self._mux_queued()
-            self._mux(self._stream.encode(None), final=True)
-            for stream in self._encoded.values():
-                self._container.mux(stream.encode(None))
-            self._container.close()
+            self._write_queued()
+            self._output.video.finish()
+            for part, track in self._output.tracks:
+                if part.stream not in self._broken:
+                    self._guard(part, track.finish)
+            self._output.container.close()
 
     def discard(self) -> None:
         # Without its file, closing has no header to move to the front of gigabytes.
         with contextlib.suppress(OSError):
             self._path.unlink()
         with contextlib.suppress(OSError, *AV_ERRORS):
-            self._container.close()
+            self._output.container.close()
 
 
-def _quality(encoder: str, crf: int) -> dict[str, str]:
-    options = {"cq" if encoder.endswith("_nvenc") else "crf": str(crf)}
-    if encoder == "libx265":
-        options["x265-params"] = "log-level=error"
-    if encoder == "libvpx-vp9":
-        options |= {"b": "0", "row-mt": "1"}  # a bit rate would be a ceiling to the quality
-    return options
+class _Output:
+    """A container with its picture and parts, its header written.
 
-
-def _default_codec(kind: _Container) -> str:
-    for name in kind.video:
-        with contextlib.suppress(ValueError):
-            return av.Codec(name, "w").name
-    raise FileError(
-        f"This build of PyAV has none of the encoders {', '.join(kind.video)}; "
-        "install PyAV from PyPI (pip install av), or choose another codec."
-    )
-
-
-def _default_pixel_format(codec: str, known: list[str], has_alpha: bool) -> str:
-    if has_alpha and codec == "libvpx-vp9" and "yuva420p" in known:
-        return "yuva420p"
-    return "yuv420p" if not known or "yuv420p" in known else known[0]
-
-
-def _encoders(container: av.container.OutputContainer) -> list[str]:
-    """The usual encoders, as far as they are at hand and the container takes them."""
-    usual = "libx264 libx265 libsvtav1 libvpx-vp9 prores_ks ffv1 h264_nvenc hevc_nvenc av1_nvenc"
-    return [name for name in usual.split() if name in container.supported_codecs]
-
-
-def _evened(side: int, subsampled: bool) -> torch.Tensor:
-    """Indices of the pixels to write along a side: all, and the last again if that evens it."""
-    return torch.arange(side + side % 2 if subsampled else side).clamp(max=side - 1)
-
-
-def _time_base(info: ClipInfo, rate: Fraction) -> Fraction:
-    """A grid for frames at `rate` and, if it can be, for the input's frames and equal parts of
-    their distance: input times are seldom as even as their rate promises.
+    Args:
+        file: A path or a file in memory.
+        final: Whether it is to be kept.
     """
-    parts = info.time_base * info.frame_rate / rate if info.frame_rate else info.time_base
-    for grid in (_common(1 / Fraction(rate), parts), parts):
-        if grid.denominator < 2**31:
-            return grid
-    return Fraction(1, 90000)
+
+    def __init__(
+        self,
+        file: str | io.BytesIO,
+        kind: Container,
+        settings: VideoSettings,
+        parts: Sequence[Part],
+        final: bool = True,
+    ):
+        options = dict(kind.options) if final else {}
+        self.container = av.open(file, "w", format=kind.format, container_options=options)
+        try:
+            self.video = VideoTrack(self.container, settings)
+            added = [(part, part.add(self.container, self.video.stream)) for part in parts]
+            self.tracks: list[tuple[Part, Track]] = [pair for pair in added if pair[1] is not None]
+            self.container.start_encoding()
+            for part, track in self.tracks:
+                if part.stream is None:
+                    for item in part.fresh_samples():
+                        track.write(item)
+        except BaseException:
+            with contextlib.suppress(OSError, *AV_ERRORS):
+                self.container.close()
+            raise
 
 
-def _common(a: Fraction, b: Fraction) -> Fraction:
-    """The largest step of which both are multiples."""
-    return Fraction(
-        math.gcd(a.numerator * b.denominator, b.numerator * a.denominator),
-        a.denominator * b.denominator,
-    )
+def _shifted(item: av.Packet | av.AudioFrame, origin: Fraction) -> av.Packet | av.AudioFrame:
+    """The item with times that count from `origin`, seconds on its own clock."""
+    if item.time_base:
+        shift = round(origin / item.time_base)
+        for name in ("pts", "dts") if isinstance(item, av.Packet) else ("pts",):
+            if getattr(item, name) is not None:
+                setattr(item, name, getattr(item, name) - shift)
+    return item
+
+
+def _capitalized(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,246 @@
+"""Which encoder and pixel format a video is written with, and what they can't hold."""
+
+import contextlib
+import io
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import av
+
+from ..fileio import FileError
+
+
+@dataclass(frozen=True)
+class Container:
+    """What a kind of file is written with by default; encoders by FFmpeg's names, best first.
+
+    format: FFmpeg's name of it.
+    hdr, alpha: encoders for clips in HDR, and for those with transparency; none: as for others.
+    sound: the encoder for sound that can't be copied.
+    alpha_advice: how transparency can be kept.
+    """
+
+    format: str
+    video: tuple[str, ...]
+    sound: str
+    alpha_advice: str
+    hdr: tuple[str, ...] = ()
+    alpha: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+_H264 = ("libx264", "libopenh264")
+_HEVC = ("libx265", "libx264")
+_OTHER_FILES = ".mov, .webm, .webp, .apng and .gif files keep it"
+# Arbitrary tags, such as ComfyUI's workflows, survive in MP4 with use_metadata_tags only.
+_MP4 = {"movflags": "+faststart+use_metadata_tags"}
+CONTAINERS = {
+    ".mp4": Container("mp4", _H264, "aac", _OTHER_FILES, _HEVC, options=_MP4),
+    ".m4v": Container("ipod", _H264, "aac", _OTHER_FILES, _HEVC, options=_MP4),
+    ".mov": Container(
+        "mov", _H264, "aac", "--codec prores_ks or qtrle keeps it", _HEVC, ("prores_ks",), _MP4
+    ),
+    ".mkv": Container("matroska", _H264, "aac", "--codec ffv1 or libvpx-vp9 keeps it", _HEVC),
+    ".webm": Container(
+        "webm", ("libvpx-vp9", "libsvtav1"), "libopus", "--codec libvpx-vp9 keeps it",
+        ("libsvtav1", "libvpx-vp9"),
+    ),
+}  # fmt: skip
+# They keep what the input has; all others are for players, which want 4:2:0.
+_FOR_EDITING = {
+    "apng", "dnxhd", "ffv1", "ffvhuff", "huffyuv", "magicyuv", "png", "prores", "prores_aw",
+    "prores_ks", "qtrle", "rawvideo", "utvideo", "v210",
+}  # fmt: skip
+# Encoder -> its option for quality, and the largest value.
+_QUALITY = {
+    "libx264": ("crf", 51), "libx264rgb": ("crf", 51), "libx265": ("crf", 51),
+    "libvpx": ("crf", 63), "libvpx-vp9": ("crf", 63), "libsvtav1": ("crf", 63),
+    "libaom-av1": ("crf", 63), "h264_nvenc": ("cq", 51), "hevc_nvenc": ("cq", 51),
+    "av1_nvenc": ("cq", 51),
+}  # fmt: skip
+#: Encoder -> the largest denominator that its clock may have.
+LARGEST_DENOMINATOR = {"mpeg4": 65535, "libvpx": 10**9, "libvpx-vp9": 10**9}
+# Encoder -> its option for the light of HDR: the keys of mastering display and content light
+# level, and the steps in which the first counts chromaticity and luminance (None: real numbers).
+_LIGHT = {
+    "libx264": ("x264-params", "mastering-display", "cll", (50000, 10000)),
+    "libx265": ("x265-params", "master-display", "max-cll", (50000, 10000)),
+    "libsvtav1": ("svtav1-params", "mastering-display", "content-light", (None, None)),
+}
+_TRIES = 3  # pixel formats of an encoder: it may refuse one that it lists
+
+
+@dataclass(frozen=True)
+class PixelTraits:
+    """What a pixel format can hold."""
+
+    bits: int  # of a colour channel
+    chroma: int  # colour samples in 16 pixels; 0: grey
+    alpha: bool
+    rgb: bool
+
+    @classmethod
+    def of(cls, name: str) -> "PixelTraits":
+        format = av.VideoFormat(name, 4, 4)
+        colors = [component for component in format.components if not component.is_alpha]
+        grey = len(colors) < 3 and not format.has_palette
+        return cls(
+            bits=1 if format.has_palette else min(component.bits for component in colors),
+            chroma=0 if grey else format.chroma_width(4) * format.chroma_height(4),
+            alpha=len(colors) < len(format.components),
+            rgb=format.is_rgb,
+        )
+
+    def shortfall(self, wanted: "PixelTraits") -> tuple[int, int, int]:
+        """By how much transparency, depth and resolution of colour are less than `wanted`."""
+        return (
+            int(wanted.alpha and not self.alpha),
+            max(0, wanted.bits - self.bits),
+            max(0, wanted.chroma - self.chroma),
+        )
+
+
+def choose_encoders(
+    container: Container,
+    source_format: str,
+    is_hdr: bool,
+    codec: str | None,
+    pixel_format: str | None,
+) -> Iterator[tuple[str, str]]:
+    """Yields encoders with a pixel format each, best first, for a clip in `source_format`.
+
+    Args:
+        is_hdr: Whether more than 8 bits are needed, whatever players like.
+        codec: The user's; None: what is usual for such clips.
+        pixel_format: The user's; None: what suits clip and encoder.
+
+    Raises:
+        FileError: The encoder has no such pixel format, or none of the usual ones is there.
+    """
+    source = PixelTraits.of(source_format)
+    names = (codec,) if codec else container.video
+    if not codec and not pixel_format:
+        names = (source.alpha and container.alpha) or (is_hdr and container.hdr) or names
+    there = []
+    for name in names:
+        with contextlib.nullcontext() if codec else contextlib.suppress(ValueError):
+            there.append(av.Codec(name, "w"))
+    if not there:
+        raise FileError(
+            f"This build of PyAV has none of the encoders {', '.join(names)}; "
+            "install PyAV from PyPI (pip install av), or choose another codec."
+        )
+    for encoder in there:
+        known = [format.name for format in encoder.video_formats or ()]
+        if pixel_format and known and pixel_format not in known:
+            raise FileError(
+                f"{encoder.name} has no pixel format {pixel_format}; it has {', '.join(known)}."
+            )
+        if pixel_format or not known:
+            yield encoder.name, pixel_format or "yuv420p"
+        else:
+            for name in rank_formats(encoder.name, known, source_format, is_hdr)[:_TRIES]:
+                yield encoder.name, name
+
+
+def rank_formats(encoder: str, known: list[str], source_format: str, is_hdr: bool) -> list[str]:
+    """The pixel formats `known` to an encoder, the one that suits the clip best first."""
+    wanted = PixelTraits.of(source_format)
+    if encoder not in _FOR_EDITING:
+        bits = 10 if is_hdr else 8
+        wanted = PixelTraits(bits, 4, wanted.alpha and _has_usual_alpha(encoder), False)
+
+    def cost(name: str) -> tuple:
+        has = PixelTraits.of(name)
+        return (
+            *has.shortfall(wanted), name != source_format and encoder in _FOR_EDITING,
+            has.rgb != wanted.rgb, has.alpha != wanted.alpha, has.bits, has.chroma,
+        )  # fmt: skip
+
+    return sorted(known, key=cost)
+
+
+def _has_usual_alpha(encoder: str) -> bool:
+    """x265 writes transparency that next to no player knows of."""
+    return "265" not in encoder and "hevc" not in encoder
+
+
+def roomier_format(encoder: str, source_format: str) -> str | None:
+    """A YUV pixel format of an encoder that has the depth and the colour of the clip."""
+    wanted = PixelTraits.of(source_format)
+    fitting = []
+    for format in av.Codec(encoder, "w").video_formats or ():
+        has = PixelTraits.of(format.name)
+        if not any(has.shortfall(wanted)[1:]) and re.match("yuva?[^aj]", format.name):
+            fitting.append((has.bits, has.chroma, has.alpha, format.name))
+    return min(fitting)[-1] if fitting else None
+
+
+def check_encoder(name: str, container: Container, suffix: str) -> None:
+    """Raise FileError unless there is such an encoder, of video that the container takes."""
+    usual = "libx264 libx265 libsvtav1 libvpx-vp9 prores_ks ffv1 h264_nvenc hevc_nvenc av1_nvenc"
+    with av.open(io.BytesIO(), "w", format=container.format) as trial:
+        try:
+            if av.Codec(name, "w").type == "video":
+                trial.add_stream(name)
+                return
+        except ValueError:
+            pass
+        fitting = [name for name in usual.split() if name in trial.supported_codecs]
+    raise FileError(
+        f"{name} is no video encoder for {suffix} files here; try one of {', '.join(fitting)}."
+    )
+
+
+def encoder_options(
+    encoder: str, crf: int, mastering: bytes | None = None, light: bytes | None = None
+) -> dict[str, str]:
+    """An encoder's options.
+
+    Args:
+        crf: Quality; lower is better. Encoders without such a setting do without.
+        mastering: FFmpeg's AVMasteringDisplayMetadata.
+        light: FFmpeg's AVContentLightMetadata.
+
+    Raises:
+        FileError: `crf` is out of the encoder's range.
+    """
+    options = {}
+    name, most = _QUALITY.get(encoder, (None, 0))
+    if name:
+        if not 0 <= crf <= most:
+            raise FileError(f"{encoder} has a crf from 0 to {most}, not {crf}.")
+        options[name] = str(crf)
+    if encoder == "libvpx-vp9":
+        options |= {"b": "0", "row-mt": "1"}  # a bit rate would be a ceiling to the quality
+    if encoder == "libx265":
+        options["x265-params"] = "log-level=error"
+    if encoder in _LIGHT and (mastering or light):
+        option, mastering_key, light_key, units = _LIGHT[encoder]
+        parameters = [options[option]] if option in options else []
+        if mastering:
+            parameters.append(f"{mastering_key}={_describe_display(mastering, *units)}")
+        if light:
+            parameters.append(f"{light_key}={','.join(map(str, struct.unpack('=2I', light[:8])))}")
+        options[option] = ":".join(parameters)
+    return options
+
+
+def keeps_light(encoder: str) -> bool:
+    """Whether mastering display and content light level can be handed to an encoder."""
+    return encoder in _LIGHT
+
+
+def _describe_display(data: bytes, chromaticity: int | None, luminance: int | None) -> str:
+    """AVMasteringDisplayMetadata as G(x,y)B(x,y)R(x,y)WP(x,y)L(max,min)."""
+    numbers = struct.unpack("=20i", data[:80])
+    values = [a / b if b else 0.0 for a, b in zip(numbers[::2], numbers[1::2], strict=True)]
+    *colors, darkest, brightest = values
+
+    def pair(a: float, b: float, steps: int | None) -> str:
+        return f"({a:.6f},{b:.6f})" if steps is None else f"({round(a * steps)},{round(b * steps)})"
+
+    red, green, blue, white = (pair(*colors[i : i + 2], chromaticity) for i in (0, 2, 4, 6))
+    return f"G{green}B{blue}R{red}WP{white}L{pair(brightest, darkest, luminance)}"

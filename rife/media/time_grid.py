@@ -1,0 +1,57 @@
+"""The grid of times that a video file is written on."""
+
+import math
+from fractions import Fraction
+
+from .base import ClipInfo
+
+_MOST = 2**31 - 1  # FFmpeg's fractions, and MP4's durations of frames, are of 32-bit numbers
+_LONGEST_FRAME = 600  # seconds that one frame may last, whatever the others do
+_FALLBACK = 90000  # steps a second: the clock of MPEG
+
+
+def representable_rate(rate: Fraction) -> Fraction:
+    """`rate`, or the nearest one that FFmpeg can name."""
+    if rate.numerator <= _MOST and rate.denominator <= _MOST:
+        return rate
+    return rate.limit_denominator(max(1, int(_MOST // max(1, rate)) - 1))
+
+
+def natural_grid(info: ClipInfo, rate: Fraction) -> Fraction:
+    """The step, in seconds, that holds frames at `rate` and the input's frames and equal parts of
+    their distance: input times are seldom as even as their rate promises.
+    """
+    parts = info.time_base * info.frame_rate / rate if info.frame_rate else info.time_base
+    both = _common_step(1 / rate, parts)
+    return both if _fits(both, rate, _MOST) else parts
+
+
+def fitting_grid(wanted: Fraction, rate: Fraction, most: int = _MOST) -> Fraction:
+    """`wanted`, if files can hold it, or else a step to which times can be rounded.
+
+    Args:
+        wanted: Seconds, such as all times are multiples of.
+        rate: Frames a second, on average.
+        most: The largest denominator that the encoder takes.
+    """
+    if _fits(wanted, rate, most):
+        return wanted
+    # Of one frame's time, at least a hundredth; so fine only where frames are short.
+    steps = max(_FALLBACK, 10 ** math.ceil(math.log10(100 * rate)) if rate > 1 else 0)
+    if rate < 1:
+        # A frame that lasts for minutes needs no finer clock, and overflows it.
+        steps = min(steps, max(1, int(_MOST * rate / 16)))
+    return Fraction(1, min(steps, most))
+
+
+def _fits(step: Fraction, rate: Fraction, most: int) -> bool:
+    longest = max(_LONGEST_FRAME, 16 / rate)
+    return step.denominator <= most and step.numerator <= _MOST and longest / step <= _MOST
+
+
+def _common_step(a: Fraction, b: Fraction) -> Fraction:
+    """The largest step of which both are multiples."""
+    return Fraction(
+        math.gcd(a.numerator * b.denominator, b.numerator * a.denominator),
+        a.denominator * b.denominator,
+    )
