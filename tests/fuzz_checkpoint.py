@@ -1,7 +1,9 @@
 """Checkpoints, damaged and lying at random: `python -m tests.fuzz_checkpoint --minutes 10`.
 
 Each may load or be refused in words. Nothing else may happen: no other error, no crash, no more
-than 10 seconds, no more memory than twice the file's size, no code run.
+than 10 seconds, no more memory than twice the file's size, no code run. What loads is what torch or
+safetensors load, too: what two readers see differently is refused. Some files change while they are
+read.
 """
 
 import argparse
@@ -16,18 +18,21 @@ import random
 import shutil
 import struct
 import sys
+import tarfile
 import tempfile
 import time
 import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 
+from rife import safe_read
 from rife.checkpoint import CheckpointError, load_model
 from rife.IFNet_v4 import IFNet_v4, Parameters
 
@@ -339,19 +344,210 @@ def lying_zip(r: random.Random) -> bytes:
     return bytes(data)
 
 
-KINDS: tuple[Callable[[random.Random], bytes], ...] = (
+# Differences between readers
+
+OTHER = {key: tensor * 2 for key, tensor in STATE.items()}  # as large, and other numbers
+PICKLES = (TABLE, b"\x80\x02}.", reducing(*RUN[0]), b"\x80\x02}" + b")" + b"\x85" * 99_999 + b"Ns.")
+PIECES = (b"PK\3\4", b"PK\1\2", b"PK\5\6", b"PK\6\6", b"PK\6\7", b"PK\7\x08")
+
+
+def members_of(pickle: bytes, factor: float = 1) -> list[Member]:
+    numbers = OTHER if factor == 2 else STATE
+    storages = [Member(f"x/data/{i}", x.numpy().tobytes()) for i, x in enumerate(numbers.values())]
+    return [Member("x/data.pkl", pickle), *storages, Member("x/version", b"3\n")]
+
+
+def two_archives(r: random.Random) -> bytes:
+    """Two in a row, of one length or not, whose ends lie about where they are or don't."""
+    one, other = members_of(r.choice(PICKLES)), members_of(r.choice(PICKLES), r.choice([1, 2]))
+    padding = Member("x/padding", bytes(abs(len(one[0].data) - len(other[0].data))))
+    (one if len(one[0].data) < len(other[0].data) else other).append(padding)
+    first, gap = archive(one), r.choice([b"", b"", bytes(r.randrange(99))])
+    first = r.choice([first, first[:-22], first[: first.rfind(b"PK\1\2")]])
+    end = {"position": r.choice(NUMBERS)} if r.random() < 0.2 else {}
+    second = r.choice([archive(other, **end), archive(other, start=first + gap, **end)])
+    return second if second.startswith(first) else first + gap + second
+
+
+def lying_members(r: random.Random) -> bytes:
+    """What members say of themselves is not what the directory says."""
+    members = members_of(TABLE)
+    if r.random() < 0.3:
+        name = r.choice(
+            ["x/data.pkl", "x/DATA.PKL", "x/data/0", "X/data/1", "x/Data/2", "y/data.pkl"]
+        )
+        members.insert(r.randrange(len(members)), Member(name, r.choice(PICKLES)))
+    for _ in range(r.choice([0, 1, 1, 1, 2, 5])):
+        i = r.choice([0, 0, r.randrange(len(members))])
+        size, other = len(members[i].data), r.choice(members)
+        number = r.choice([*NUMBERS, abs(size - 1), size + 1, 4, len(other.data)])
+        told = r.choice([
+            {"name": r.choice([other.name, members[i].name.upper(), "x/data\\.pkl", ""]).encode()},
+            {"size": number, "packed": number}, {"size": number}, {"packed": number},
+            {"position": r.choice([0, 1, number])}, {"checksum": number},
+            {"flags": 1 << r.randrange(16)}, {"method": r.choice([0, 8, 12, 99])},
+            {"flags": 8, "after": r.choice(PIECES[5:]) + r.randbytes(12)},
+            {"extra": struct.pack("<2H2Q", 1, 16, number, r.choice(NUMBERS))},
+            {"extra": struct.pack("<2H", 1, r.choice([0, 8, 24, 65535])) + bytes(r.randrange(30))},
+            {"extra": struct.pack("<2HBI", 0x7075, 10, 1, 0) + b"x/abc"},
+            {"extra": r.randbytes(r.randrange(9))},
+        ])  # fmt: skip
+        which = r.choice([{"own": told}, {"listed": told}, {"own": told, "listed": told}])
+        members[i] = replace(members[i], **which)
+    end = {}
+    if r.random() < 0.3:
+        number = r.choice([*NUMBERS, len(members) - 1])
+        name = r.choice(["count", "length", "position"])
+        end[name] = number & 0xFFFF if name == "count" else number
+    return archive(members, gap=r.choice([b"", b"", b"", r.choice(PIECES) + bytes(72)]), **end)
+
+
+def large_ends(r: random.Random) -> bytes:
+    """PyTorch writes the ends of large archives beside the usual one; some contradict it."""
+    data = bytearray(WHOLE["zip"])
+    for _ in range(r.choice([1, 1, 2])):
+        i = len(data) - 1 - r.randrange(98)
+        number = r.choice([*NUMBERS, 2**40, len(data) - 98, len(data) - 22]).to_bytes(8, "little")
+        width = r.choice([1, 2, 4, 8])
+        data[i : i + width] = number[:width]
+    return bytes(data)
+
+
+def surrounded(r: random.Random) -> bytes:
+    """Something before, after or within the end of what is sound, a whole file at times."""
+    data, form = WHOLE[(form := r.choice(FORMS))], form
+    other = saved(OTHER, r.choice(FORMS))
+    piece = r.choice([b"\0", b"\n", bytes(512), r.choice(PIECES) + bytes(18), other, data, b"{}"])
+    if form == "zip" and r.random() < 0.5:  # as the comment, told or not
+        length = struct.pack("<H", r.choice([len(piece) & 0xFFFF, 0, r.randrange(65536)]))
+        return data[:-2] + length + piece
+    return r.choice([piece + data, data + piece, data[:8] + piece + data[8:]])
+
+
+def wrapped(r: random.Random) -> bytes:
+    """Archives within archives, and what torch's oldest files had in them."""
+
+    def tar(names: Sequence[str], data: bytes) -> bytes:
+        stream = io.BytesIO()
+        form = r.choice([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+        with tarfile.open(fileobj=stream, mode="w", format=form) as file:
+            for name in names:
+                entry = tarfile.TarInfo(name)
+                entry.size = len(data)
+                file.addfile(entry, io.BytesIO(data))
+        return stream.getvalue()
+
+    data = r.choice([*WHOLE.values(), *PICKLES])
+    oldest = ["pickle", "storages", "tensors", "x/data.pkl", "x/version"]
+    for _ in range(r.randrange(1, 4)):
+        name = r.choice(["x/data.pkl", "pickle", "flownet.pkl", "x/data/0"])
+        data = r.choice([
+            lambda data=data: tar(r.sample(oldest, r.randrange(1, 4)), data),
+            lambda data=data, name=name: archive([Member(name, data)]),
+            lambda data=data: archive([Member("x/data.pkl", TABLE), Member("x/tar", data)]),
+            lambda data=data: data[:100] + tar(["pickle"], data)[100:],
+            lambda data=data: legacy(r.choice(PICKLES)) + data,
+        ])()  # fmt: skip
+    return data
+
+
+def doubled_keys(r: random.Random) -> bytes:
+    """A .safetensors header with names twice, in other spellings, orders and numbers."""
+    data = WHOLE["safetensors"]
+    length = struct.unpack("<Q", data[:8])[0]
+    header, rest = json.loads(data[8 : 8 + length]), data[8 + length :]
+    items = [(json.dumps(key), dict(entry)) for key, entry in header.items()]
+    for _ in range(r.choice([1, 1, 2])):
+        i = r.randrange(len(items))
+        key, entry = items[i]
+        change = r.choice(["again", "spelt", "inside", "move", "metadata", "space", "number"])
+        if change == "again":
+            items.insert(
+                r.randrange(len(items)), (key, {**entry, "dtype": r.choice(["F32", "I32"])})
+            )
+        elif change == "spelt":
+            items.append((f'"\\u{ord(key[1]):04x}{key[2:]}', r.choice([entry, items[0][1]])))
+        elif change == "inside":
+            twice = json.dumps(entry)[1:-1]
+            items[i] = (key, "{" + twice + ', "data_offsets": ' + r.choice(["[0, 4]", "[]"]) + "}")
+        elif change == "move" and isinstance(entry, dict):
+            entry["data_offsets"] = r.choice([e for _, e in items if isinstance(e, dict)])[
+                "data_offsets"
+            ]
+        elif change == "metadata":
+            items.append(
+                ('"__metadata__"', r.choice(['{"a": "b", "a": "c"}', '{"a": 1}', "[]", "{}"]))
+            )
+        elif change == "number" and isinstance(entry, dict):
+            shape = ", ".join(f"{n}.0" if r.random() < 0.5 else f"{n}e0" for n in entry["shape"])
+            items[i] = (key, json.dumps(entry | {"shape": 0}).replace("0", f"[{shape}]", 1))
+    text = ", ".join(
+        f"{key}: {entry if isinstance(entry, str) else json.dumps(entry)}" for key, entry in items
+    )
+    header = ("{" + text + "}" + r.choice(["", " ", "\n", "\0", "{}"])).encode()
+    return safetensors_file(header, rest)
+
+
+@dataclass
+class Change:
+    """What happens to a file before so many reads of it; `data`: what is in it at first."""
+
+    data: bytes
+    reads: int
+    what: Callable[[Path], None]
+
+
+def changing(r: random.Random) -> Change:
+    """A sound file that shrinks, grows, is written over or replaced while it is read."""
+    data, other = WHOLE[r.choice(FORMS)], saved(OTHER, r.choice(FORMS))
+    size, place = r.choice([0, r.randrange(len(data)), len(data) - 1]), r.randrange(len(data))
+
+    def write_over(path: Path) -> None:
+        with open(path, "r+b") as file:
+            file.seek(place)
+            file.write(r.choice([bytes(9), r.randbytes(99), other[place:]]))
+
+    def swap(path: Path) -> None:
+        path.with_name("other").write_bytes(other)
+        os.replace(path.with_name("other"), path)
+
+    what = r.choice([
+        lambda path: os.truncate(path, size), lambda path: path.write_bytes(other),
+        lambda path: os.truncate(path, len(data) + 999), Path.unlink, write_over, swap,
+    ])  # fmt: skip
+    return Change(data, r.choice([1, 2, 3, 10, 50, 150]), what)
+
+
+KINDS: tuple[Callable[[random.Random], bytes | Change], ...] = (
     cut, flipped, overwritten, spliced, altered_tensors, altered_pickle, hostile_pickle,
-    random_pickle, lying_storage, lying_header, lying_zip,
+    random_pickle, lying_storage, lying_header, lying_zip, two_archives, lying_members, large_ends,
+    surrounded, wrapped, doubled_keys, changing,
 )  # fmt: skip
 
 
 # The run
 
 
-def outcome(path: Path) -> str:
+class ChangingFile(io.FileIO):
+    """A file that changes before so many reads."""
+
+    def __init__(self, path: Path, change: Change):
+        super().__init__(path)
+        self._path, self._change, self._left = path, change, change.reads
+
+    def readinto(self, buffer: object) -> int:
+        self._left -= 1
+        if self._left == 0:
+            self._change.what(self._path)
+        return super().readinto(buffer)
+
+
+def outcome(path: Path, change: Change | None = None) -> str:
     """What became of loading a file; an AssertionError where that should not be."""
+    size = path.stat().st_size
     before = peak_memory(from_now=True)
     faulthandler.dump_traceback_later(SECONDS, exit=True)
+    safe_read.open = (lambda path, mode: ChangingFile(path, change)) if change else open
     try:
         load_model(path, device="cpu")
         result = "loaded"
@@ -362,9 +558,35 @@ def outcome(path: Path) -> str:
     finally:
         faulthandler.cancel_dump_traceback_later()
     taken = peak_memory() - before
-    assert taken <= 2 * path.stat().st_size + SLACK, f"took {taken / 1e6:.0f} MB"
+    assert taken <= 2 * size + SLACK, f"took {taken / 1e6:.0f} MB"
     assert not Path(MARKER).exists(), "ran code"
+    if result == "loaded" and not change and not loads_elsewhere(path):
+        return "loaded here alone"
     return result
+
+
+def loads_elsewhere(path: Path) -> bool:
+    """Whether torch or safetensors load a file; AssertionError if something else."""
+    ours = safe_read.read_tensors(path).tensors
+    try:
+        if path.read_bytes()[8:9] == b"{":
+            theirs = load_file(path)
+        else:
+            theirs = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # whatever they don't like
+        return False
+    for wrapper in ("state_dict", "model"):
+        theirs = theirs.get(wrapper, theirs)
+    theirs = {key: value for key, value in theirs.items() if isinstance(value, torch.Tensor)}
+    assert ours.keys() == theirs.keys(), "torch sees other tensors"
+    for key, tensor in ours.items():
+        other = theirs[key]
+        assert (tensor.shape, tensor.dtype) == (other.shape, other.dtype), key
+        same = torch.equal(
+            tensor.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8)
+        )
+        assert same, f"torch sees other numbers in {key}"
+    return True
 
 
 def peak_memory(from_now: bool = False) -> int:
@@ -401,10 +623,12 @@ def main() -> int:
     number = 0
     while time.monotonic() < end:
         kind = KINDS[number % len(KINDS)]
-        path.write_bytes(kind(random.Random(f"{args.seed} {number}")))
+        made = kind(random.Random(f"{args.seed} {number}"))
+        change = made if isinstance(made, Change) else None
+        path.write_bytes(change.data if change else made)
         start = time.monotonic()
         try:
-            counts[kind.__name__, outcome(path)] += 1
+            counts[kind.__name__, outcome(path, change)] += 1
         except Exception as error:
             print(f"case {number}, {kind.__name__}: {type(error).__name__}: {error}")
             raise
@@ -412,11 +636,13 @@ def main() -> int:
         number += 1
 
     shutil.rmtree(folder)
-    print(f"{'kind':18}{'cases':>8}{'loaded':>8}{'refused':>8}{'longest':>10}")
+    outcomes = "loaded", "loaded here alone", "refused"
+    print(f"{'kind':18}{'cases':>8}{'loaded':>8}{'alone':>8}{'refused':>8}{'longest':>10}")
     for kind in KINDS:
         name = kind.__name__
-        loaded, refused = counts[name, "loaded"], counts[name, "refused"]
-        print(f"{name:18}{loaded + refused:8}{loaded:8}{refused:8}{longest[name]:8.2f} s")
+        each = [counts[name, outcome] for outcome in outcomes]
+        columns = "".join(f"{count:8}" for count in (sum(each), *each))
+        print(f"{name:18}{columns}{longest[name]:8.2f} s")
     print(f"{number} cases in {args.minutes:g} minutes, all loaded or refused in words")
     return 0
 
