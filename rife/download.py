@@ -32,8 +32,9 @@ Progress = Callable[[int, int | None], None]
 
 AGENT = "comfyui-rife"
 TIMEOUT = 30  # seconds without a byte
-PAUSES = (1, 2, 4)  # seconds before further attempts; any bytes that arrive start it again
-CHUNK = 1 << 18  # bytes between looks at `cancel`
+PAUSES = (1, 2, 4)  # seconds before further attempts; a chunk more than ever starts them again
+CHUNK = 1 << 18  # bytes between looks at `cancel`, at most
+LARGEST = 1 << 30  # bytes; no model is a tenth of it
 
 _ANSWERS = {
     401: "it asks for a login",
@@ -116,15 +117,14 @@ class _Download:
     def run(self) -> Path:
         """The hidden file, whole and checked."""
         offer = self._ask()
-        pauses = iter(PAUSES)
+        pauses, most = iter(PAUSES), self._size()
         while True:
-            had = self._size()
             try:
                 part = self._receive(offer)
                 break
             except _Cut as error:
-                if self._size() > had:
-                    pauses = iter(PAUSES)
+                if self._size() >= most + CHUNK:
+                    pauses, most = iter(PAUSES), self._size()
                 pause = next(pauses, None)
                 if pause is None:
                     raise
@@ -159,7 +159,7 @@ class _Download:
         if entry.sha256 and lfs and lfs != entry.sha256:
             raise _Refused(f"the Hub has another file there by now (sha256 {lfs})")
         headers = build_hf_headers(library_name=AGENT)
-        return _Offer(url, stated.size or entry.size, lfs or entry.sha256, headers)
+        return _Offer(url, entry.size or stated.size, lfs or entry.sha256, headers)
 
     def _receive(self, offer: _Offer) -> Path:
         """Get what is missing of the file."""
@@ -170,12 +170,15 @@ class _Download:
             if response.headers.get_content_type() == "text/html":
                 raise _Refused("the server sends a web page (a login or an error), not the file")
             start = have if response.status == 206 else 0
-            total = None if response.length is None else start + response.length
+            total = offer.size if response.length is None else start + response.length
+            if total and total > LARGEST:
+                raise _Refused(f"the server's file has {total:,} bytes, as no model has")
             if total and offer.size and total != offer.size:
                 raise _Refused(f"the server's file has {total:,} bytes, not {offer.size:,}")
             mark = hashlib.sha256(response.headers.get("ETag", "").encode()).hexdigest()[:8]
             current = self.folder / f".{self.entry.name}.{mark}.part"
-            if part and (part != current or not start):
+            sent = response.headers.get("Content-Range", f"bytes {start}-")
+            if part and (part != current or not start or not sent.startswith(f"bytes {start}-")):
                 part.unlink()
                 if start:
                     raise _Cut(_ANSWERS[416])
@@ -197,17 +200,21 @@ class _Download:
             raise _failure(error.code, error) from error
 
     def _copy(self, response: HTTPResponse, path: Path, done: int, total: int | None) -> None:
+        most = total or LARGEST
         with open(path, "ab") as file:
-            while True:
+            while done <= most:
                 if self.progress:
                     self.progress(done, total)
                 _stop_if(self.cancel)
                 with _network():
-                    chunk = response.read(CHUNK)
+                    chunk = response.read1(CHUNK)  # what there is; a whole chunk may take minutes
                 if not chunk:
                     break
-                file.write(chunk)
                 done += len(chunk)
+                file.write(chunk)
+        if done > most:
+            path.unlink()
+            raise _Refused(f"the server sends more than the {most:,} bytes that the file has")
         if total is not None and done < total:
             raise _Cut(f"the connection broke after {done:,} of {total:,} bytes")
 

@@ -11,9 +11,10 @@ import sys
 import textwrap
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import repeat
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,8 @@ class Server(ThreadingHTTPServer):
     """The Hub at /owner/repo/resolve/main/FILE and a release at /releases/FILE.
 
     Both redirect to /files/FILE. `stop_at`: send so many bytes, then wait for `gate` and break the
-    connection. `status`, `page`: what to answer instead of the file. `log`: requests seen.
+    connection. `status`, `page`: what to answer instead of the file. `raw`: headers and pieces to
+    send for it, as they are. `log`: requests seen.
     """
 
     daemon_threads = True
@@ -49,7 +51,9 @@ class Server(ThreadingHTTPServer):
         self.content = b""
         self.etag = '"first"'
         self.stated = None
-        self.stop_at = self.status = self.page = None
+        self.stop_at = self.status = self.page = self.raw = None
+        self.range = None
+        self.sent = 0
         self.log = []
 
     def handle_error(self, *args):
@@ -80,13 +84,27 @@ class Handler(BaseHTTPRequestHandler):
             name = self.path.rsplit("/", 1)[1]
             to = f"http://localhost:{server.server_port}/files/{name}"  # another host, to the Hub
             self.answer(server.status or 302, {"Location": to, **hub})
+        elif server.raw:
+            self.send_raw(*server.raw)
         elif server.page:
             self.answer(200, {"Content-Type": server.page[0]}, server.page[1])
         else:
             start = int(re.sub(r"\D", "", self.headers["Range"] or "0"))
             if start >= len(server.content):
                 return self.answer(416, {})
-            self.answer(206 if start else 200, {"ETag": server.etag}, server.content[start:])
+            headers = {"ETag": server.etag}
+            if start:
+                end = len(server.content)
+                headers["Content-Range"] = server.range or f"bytes {start}-{end - 1}/{end}"
+            self.answer(206 if start else 200, headers, server.content[start:])
+
+    def send_raw(self, headers, pieces):
+        self.close_connection = True
+        self.wfile.write(b"HTTP/1.1 200 OK\r\n" + headers + b"\r\n\r\n")
+        with suppress(ConnectionError):
+            for piece in pieces() if self.command == "GET" else ():
+                self.wfile.write(piece)
+                self.server.sent += len(piece)
 
     def answer(self, status, headers, body=b""):
         self.send_response(status)
@@ -250,6 +268,80 @@ def test_a_file_of_another_size(server, entry, checkpoint, tmp_path):
     server.content = checkpoint[:-8]
     message = refused(replace(entry, size=len(checkpoint)), tmp_path)
     assert "bytes" in message or "can't be used" in message
+
+
+CHUNKED = b"Transfer-Encoding: chunked"
+PIECE = b"10000\r\n" + bytes(65536) + b"\r\n"
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known size", "unknown size"])
+@pytest.mark.parametrize("headers", [CHUNKED, b"Connection: close"])
+def test_a_body_that_never_ends_is_stopped_at_the_size_of_the_file(
+    server, entry, checkpoint, tmp_path, monkeypatch, headers, known
+):
+    piece = PIECE if headers == CHUNKED else bytes(65536)
+    server.raw = headers, lambda: repeat(piece)
+    monkeypatch.setattr(download, "LARGEST", 8 << 20)
+    if known:
+        entry = with_hash(entry, checkpoint)
+    elif isinstance(entry.source, HubFile):
+        server.content = b"x"  # what the Hub says: one byte
+    assert "the server sends more than the" in refused(entry, tmp_path)
+    assert not list(tmp_path.glob("*.part"))
+    assert server.sent < 24 << 20  # some of it still on its way
+
+
+def test_a_body_that_is_longer_by_a_byte(server, entry, checkpoint, tmp_path):
+    server.raw = b"Connection: close", lambda: [checkpoint, b"x"]
+    assert "the server sends more than" in refused(with_hash(entry, checkpoint), tmp_path)
+
+
+def test_a_body_without_a_length_that_breaks_off_is_a_cut(server, entry, checkpoint, tmp_path):
+    server.raw = b"Connection: close", lambda: [checkpoint[:-1]]
+    message = refused(with_hash(entry, checkpoint), tmp_path)
+    assert f"broke after {len(checkpoint) - 1:,} of {len(checkpoint):,} bytes" in message
+    server.raw = None
+    assert fetch(with_hash(entry, checkpoint), tmp_path).read_bytes() == checkpoint
+
+
+def test_a_length_that_no_model_has_is_refused_before_a_byte_is_kept(server, entry, tmp_path):
+    server.raw = b"Content-Length: 99999999999", lambda: repeat(bytes(65536))
+    if isinstance(entry.source, HubFile):
+        server.content = b""  # of which the Hub says nothing
+    assert "as no model has" in refused(entry, tmp_path)
+    assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize("entry", ["release"], indirect=True)
+def test_a_server_that_always_breaks_off_is_given_up(server, entry, checkpoint, tmp_path):
+    sizes = iter(range(1000, 2000))
+    server.raw = (
+        f"Content-Length: {len(checkpoint)}".encode(),
+        lambda: [checkpoint[: next(sizes)]],
+    )
+    assert "the connection broke after" in refused(entry, tmp_path)
+    assert next(sizes) < 1010
+
+
+@pytest.mark.parametrize("entry", ["release"], indirect=True)
+def test_another_part_than_was_asked_for_is_not_appended(server, entry, checkpoint, tmp_path):
+    server.stop_at, server.range = 300_000, f"bytes 5-{len(checkpoint) - 1}/{len(checkpoint)}"
+    assert fetch(entry, tmp_path).read_bytes() == checkpoint
+    assert server.ranges() == [None, "bytes=300000-", None]
+
+
+@pytest.mark.parametrize("entry", ["release"], indirect=True)
+def test_a_cancel_is_heard_while_bytes_trickle(server, entry, tmp_path):
+    def trickle():
+        for _ in range(600):
+            time.sleep(0.05)
+            yield b"x"
+
+    server.raw = b"Content-Length: 5000000", trickle
+    looks = iter([False] * 5)
+    with pytest.raises(Cancelled):
+        fetch(entry, tmp_path, cancel=lambda: next(looks, True))
+    assert server.sent < 100
 
 
 def test_another_version_of_rife(server, entry, tmp_path):
