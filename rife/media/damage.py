@@ -6,6 +6,8 @@ from pathlib import Path
 # Formats in which packets lie in the file one after the other, with a few bytes between: where more
 # was passed over, it could not be read.
 _CONTIGUOUS = {"matroska,webm", "flv", "live_flv", "asf"}
+# Formats in which frames that repeat are stored, too: a gap is a gap.
+_CONSTANT_RATE = {"ogg"}
 _LEAST_SKIP = 256  # bytes
 # A still holds nothing. What a hole held was, per second, at least this part of the file's mean.
 _LEAST_DENSITY = 0.1
@@ -41,6 +43,7 @@ class Evidence:
     """
 
     def __init__(self, format_name: str, density: float | None):
+        self.has_constant_rate = format_name in _CONSTANT_RATE
         self._is_contiguous = format_name in _CONTIGUOUS
         self._density = density
         self.file_end: int | None = None  # where the packets so far end, bytes
@@ -76,19 +79,19 @@ class Evidence:
         """
         if second - first <= 1.5 * step:
             return False
-        for mark in self._marks:
-            if mark.start < second and mark.end >= first and second - first <= mark.longest:
-                self._marks.remove(mark)
-                return True
-        return False
+        is_explained = any(
+            mark.start < second and mark.end >= first and second - first <= mark.longest
+            for mark in self._marks
+        )
+        if is_explained:  # all that led to it is said with it
+            self._marks = [mark for mark in self._marks if mark.start >= second]
+        return is_explained
 
-    def take_unexplained(self, before: float) -> float | None:
-        """The time of damage that left no gap before `before`, once; None: there is none."""
-        for mark in self._marks:
-            if mark.end < before:
-                self._marks.remove(mark)
-                return mark.start if mark.is_certain else self.take_unexplained(before)
-        return None
+    def take_unexplained(self, before: float) -> bool:
+        """Whether there was damage before a time that left no gap; forgets it."""
+        past = [mark for mark in self._marks if mark.end < before]
+        self._marks = [mark for mark in self._marks if mark.end >= before]
+        return any(mark.is_certain for mark in past)
 
     def shares_silence(self, sounds: list[int], start: float, end: float) -> bool:
         """Whether all of these streams of sound stop and go on together with the picture, which

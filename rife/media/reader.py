@@ -298,7 +298,7 @@ class VideoReader(Reader):
         while first is not None and self._place(first) < 0:
             first = next(frames, None)
         if first is None or self._place(first) > 0:
-            if first is None and self._evidence.take_unexplained(math.inf) is not None:
+            if first is None and self._evidence.take_unexplained(math.inf):
                 raise FileError(
                     f"{self._path} holds no video frame that can be decoded{self._part()}: it is "
                     "damaged, cut short or encrypted. Get a whole copy."
@@ -333,11 +333,11 @@ class VideoReader(Reader):
 
     def _place(self, frame: av.VideoFrame) -> int:
         """-1: before the part to read, 0: in it, 1: after it."""
-        return (frame.pts >= self._end_pts) - (frame.pts < self._start_pts)
+        return -1 if frame.pts < self._start_pts else int(frame.pts >= self._end_pts)
 
     def _part(self) -> str:
         """The part to read, for people; empty if it is all."""
-        if math.isinf(self._start) and math.isinf(self._end):
+        if self._start <= 0 and math.isinf(self._end):
             return ""
         text = f" from {max(0, float(self._start)):.2f} s "
         text += "on" if math.isinf(self._end) else f"to {float(self._end):.2f} s"
@@ -423,7 +423,7 @@ class VideoReader(Reader):
                 packet = next(packets)
             except StopIteration:
                 return
-            except (OSError, *AV_ERRORS):
+            except (OSError, LookupError, *AV_ERRORS):  # PyAV looks up streams that appear late
                 failures += 1
                 self._is_damaged = True
                 packets = self._container.demux(*streams)
@@ -437,7 +437,7 @@ class VideoReader(Reader):
             yield packet
 
     def _look_at(self, packet: av.Packet) -> None:
-        self._is_suspect |= packet.is_corrupt
+        self._is_suspect |= packet.is_corrupt or self._evidence.has_constant_rate
         skipped = self._evidence.skipped_bytes(packet.pos, packet.size)
         self._skipped_bytes = max(self._skipped_bytes, skipped)
 
@@ -472,7 +472,8 @@ class VideoReader(Reader):
             if packet.stream.index != self._stream.index:
                 self._take_other(packet, shown)
                 continue
-            if not packet.size:
+            if not packet.size:  # the frame before goes on
+                last_dts = last_dts if time is None else time
                 continue
             self._packet_count += 1
             if shown is not None:
@@ -615,7 +616,8 @@ class VideoReader(Reader):
                 return Fraction(round(rest / base)) * base
             return length * base
         if self._is_after_end:
-            return min(next_pts - pts, max(length, math.floor(self._end_pts) - pts)) * base
+            period = round(self._period / base)
+            return min(next_pts - pts, max(period, math.floor(self._end_pts) - pts)) * base
         return (next_pts - pts) * base
 
     def _stated_end(self) -> float | None:
@@ -638,7 +640,7 @@ class VideoReader(Reader):
         """
         name = self._path.name
         if before is None:
-            is_damaged = self._evidence.take_unexplained(shown) is not None
+            is_damaged = self._evidence.take_unexplained(shown)
             if is_damaged and self._start <= 0:
                 self.report_damage(f"{name} is damaged at its beginning, which is left out.")
             return False
@@ -654,7 +656,7 @@ class VideoReader(Reader):
                 f"{self._readable(end)}; the frame before them is held."
             )
             return True
-        if self._evidence.take_unexplained(last) is not None:
+        if self._evidence.take_unexplained(last):
             self.report_damage(f"{name} is damaged near {self._readable(last)}.")
         return False
 
@@ -667,38 +669,42 @@ class VideoReader(Reader):
         return [stream.index for stream in self.other_streams if stream.type == "audio"]
 
     def _report_end(self, last: float, step: float) -> None:
-        """Report what is missing after the last frame that could be read."""
-        stream, container, reached = self._stream, self._container, last + step
-        is_clean = has_clean_end(self._path, self._evidence.file_end)
-        length = container.duration and container.duration / av.time_base
-        if container.format.flags & MAY_JUMP or self._times.are_counted:
-            end = reached  # these tell no length: FFmpeg takes it from the last packets
-        elif stream.duration and stream.frames and not self._times.are_made_up:
-            is_whole = self._start <= 0 and self._packet_count >= stream.frames
-            end = reached if is_whole else self._stated_pts_end()
-        elif not is_clean and _tagged_end(stream):
-            end = _tagged_end(stream)
-        elif length:
-            start = max(container.start_time or 0, 0) / av.time_base
-            slack = max(1, length / 20) if is_clean else 1.5 * self._period
-            end, reached = start + length - slack, max(reached, self._reached)
-            end = end + slack if end > reached else reached
-        else:
-            end = reached
-        missing = min(end, float(self._end)) - reached
+        """Report what is missing after the last frame that could be read.
+
+        last, step: when it is shown, and how long it is meant to last; seconds.
+        """
+        reached = end = last + step
+        is_damaged = self._evidence.take_unexplained(math.inf) or self._is_lost(last, math.inf)
+        if is_damaged:
+            end = max(end, self._video_reached)
+        missing = min(max(end, self._promised_end(reached)), float(self._end)) - reached
         if missing > 1.5 * self._period:
             self.report_damage(
                 f"{self._path.name} is cut short or damaged: the last {missing:.2f} s, from "
                 f"{self._readable(reached)} on, are missing."
             )
-        elif self._evidence.take_unexplained(math.inf) is not None or self._is_lost(last, math.inf):
+        elif is_damaged:
             self.report_damage(
-                f"{self._path.name} is damaged: nothing after {self._readable(last)} can be read."
+                f"{self._path.name} is damaged near {self._readable(last)}, its end."
             )
 
-    def _stated_pts_end(self) -> float:
-        stream = self._stream
-        return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+    def _promised_end(self, reached: float) -> float:
+        """When the clip should have ended, seconds, if its file tells for sure; else `reached`."""
+        stream, container = self._stream, self._container
+        length = (container.duration or 0) / av.time_base
+        if container.format.flags & MAY_JUMP or self._times.are_counted:
+            return reached  # these tell nothing: FFmpeg takes their length from the last packets
+        if stream.duration and stream.frames and not self._times.are_made_up:
+            if self._start <= 0 and self._packet_count >= stream.frames:
+                return reached
+            return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+        if not has_clean_end(self._path, self._evidence.file_end):
+            end = _tagged_end(stream)
+            if end is not None:
+                return end
+            return length if length - max(reached, self._reached) > self._period else reached
+        # Many a writer's length is a guess.
+        return length if length - max(reached, self._reached) > max(1, length / 20) else reached
 
     def _readable(self, moment: float) -> str:
         return readable_time(max(0, moment - self._begin))

@@ -88,15 +88,19 @@ class SteadyClock:
         return packet.dts is None or self._find_piece(packet, track)
 
     def _find_piece(self, packet: av.Packet, track: _Track) -> bool:
-        raw = float(packet.dts * packet.time_base)
+        if track.last is None:
+            return True
+        decoded = float(packet.dts * packet.time_base)
         for piece in range(track.piece, len(self._shifts)):
-            time = raw + self._shifts[piece]
-            if track.last is None or (
-                time >= track.last - _BACK and time - track.next <= self._ahead
-            ):
+            time = decoded + self._shifts[piece]
+            if time >= track.last - _BACK and time - self._reached(track, piece) <= self._ahead:
                 track.piece = piece
                 return True
         return False
+
+    def _reached(self, track: _Track, piece: int) -> float:
+        """When the stream was to go on, or, where only the picture stands still, the sound has."""
+        return max([track.next, *(t.next for t in self._tracks.values() if t.piece == piece)])
 
     def _begin_piece(self, packet: av.Packet, track: _Track) -> None:
         shown = packet.dts if packet.pts is None else packet.pts
@@ -131,6 +135,10 @@ class SteadyClock:
                 packet.pts = max(packet.dts, packet.dts if packet.pts is None else packet.pts)
             track.last_ticks = packet.dts
         shown = time if packet.pts is None else float(packet.pts * base)
+        if packet.pos is None and shown - track.end > self._ahead > -track.end:
+            # A packet without a time of its own got that of the next, which is of another piece.
+            shown = track.end
+            packet.pts = round(shown / base)
         track.last, track.next = time, time + length
         track.end = max(track.end, shown + length)
         return True
