@@ -268,7 +268,7 @@ class Case:
     def of(cls, clips: list[Clip], seed: int, number: int) -> "Case":
         r = random.Random(f"{seed} {number}")
         clip = clips[number % len(clips)]
-        damage = DAMAGES[number // len(clips) % len(DAMAGES)]
+        damage = DAMAGES[(number + number // len(clips)) % len(DAMAGES)]
         data = bytearray(clip.data)
         damage(r, data, r.choice(clips).data)
         suffix = clip.suffix
@@ -408,6 +408,7 @@ def open_files() -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--cases", type=int, default=10**9, help="no more than so many")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--case", type=int, help="run this one alone, and keep its files")
     args = parser.parse_args()
@@ -423,7 +424,7 @@ def main() -> int:
     counts: collections.Counter[tuple[str, str]] = collections.Counter()
     bad = number = 0
     end = time.monotonic() + 60 * args.minutes
-    while time.monotonic() < end:
+    while number < args.cases and time.monotonic() < end:
         case = Case.of(fuzzer.clips, args.seed, number)
         outcome = fuzzer.run(case)
         counts[case.clip.name, outcome.kind] += 1
@@ -440,7 +441,8 @@ def main() -> int:
     for name in [*(clip.name for clip in fuzzer.clips), *(damage.__name__ for damage in DAMAGES)]:
         row = [counts[name, kind] for kind in kinds]
         print(f"{name:24}{sum(row):8}" + "".join(f"{n:10}" for n in row))
-    print(f"{number} cases in {args.minutes:g} minutes, {bad} that must not be")
+    minutes = args.minutes + (time.monotonic() - end) / 60
+    print(f"{number} cases in {minutes:.1f} minutes, {bad} that must not be")
     return min(bad, 1)
 
 

@@ -2,100 +2,189 @@
 
     python -m tests.random_ends MODEL [RUNS]
 
-Each run is a process of its own that interpolates a clip over an existing file. It is killed,
-terminated, interrupted, or fails, up to the time that a whole run takes. The file under the final
-name must be the old one or a whole new one; a run that could clean up must have; and the next run
-must be right. POSIX only.
+Each run is a process of its own that interpolates a clip with sound over an existing file, on the
+CPU or as on a GPU (see `late_device`). RUNS times in each way it gets a signal, as the command
+line, or an exception is raised somewhere in it. The file under the final name must be the old one
+or a whole new one; but for SIGKILL, nothing else may be left: no temporary file, thread or open
+file; and what SIGKILL leaves is swept by the next run. Linux only.
 """
 
+import contextlib
+import gc
 import os
 import random
 import signal
 import sys
 import tempfile
+import threading
 import time
+import traceback
 from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count
 from pathlib import Path
 
+import pytest
 import torch
+from tqdm import TMonitor
 
-from rife import interpolate_file, load_model
+from rife import cli, interpolate_file, load_model
 from rife.media import open_reader
+from rife.media.reader import VideoReader
+from rife.media.writer import VideoWriter
 
-from .test_video import make
+from .fuzz_video import H264, open_files
+from .late_device import late
 
-FRAMES = 12
-WAYS = ("kill", "terminate", "interrupt", "fail")
+FRAMES = 25
+OUTPUT = 2 * FRAMES - 1
+SIGNALS = {
+    "kill": [signal.SIGKILL],
+    "terminate": [signal.SIGTERM],
+    "interrupt": [signal.SIGINT],
+    "interrupt twice": [signal.SIGINT, signal.SIGINT],
+    "hang up": [signal.SIGHUP],
+}
+PLACES = ("progress", "cancel", "writer", "reader")
+OLD = b"precious"
 
 
 class Failure(Exception):
     """Something went wrong in the middle of a run."""
 
 
-def run(model, clip: Path, out: Path, fail_after: float = float("inf")) -> None:
-    end = time.monotonic() + fail_after
+def run_command(weights: str, clip: Path, out: Path) -> int:
+    arguments = ["interpolate", clip, out, "--model", weights, "--device", "cpu", "--overwrite"]
+    return cli.main(list(map(str, arguments)))
 
-    def cancel() -> None:
-        if time.monotonic() > end:
+
+def run_and_fail(weights: str, clip: Path, out: Path, *, place: str, calls: int) -> int:
+    """Interpolate, and raise Failure at the given number of calls of something."""
+    left = count(calls, -1)
+
+    def fail(*_: object) -> None:
+        if next(left) <= 0:
             raise Failure
 
-    interpolate_file(model, clip, out, overwrite=True, cancel=cancel)
+    write, read = VideoWriter.write, VideoReader.__iter__
 
+    def failing_write(self: VideoWriter, *arguments: object) -> None:
+        fail()
+        write(self, *arguments)
 
-def in_child(way: str, after: float, *arguments) -> int:
-    """The exit status of a run that is ended `after` so many seconds."""
-    child = os.fork()
-    if child == 0:
-        status = 3
+    def failing_read(self: VideoReader) -> Iterator:
+        with contextlib.closing(read(self)) as frames:
+            for frame in frames:
+                fail()
+                yield frame
+
+    hooks = {place: fail} if place in ("progress", "cancel") else {}
+    with pytest.MonkeyPatch.context() as patch:
+        if place == "writer":
+            patch.setattr(VideoWriter, "write", failing_write)
+        if place == "reader":
+            patch.setattr(VideoReader, "__iter__", failing_read)
         try:
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            run(*arguments, **({"fail_after": after} if way == "fail" else {}))
-            status = 0
-        except (KeyboardInterrupt, Failure):
-            status = 1
-        finally:
-            os._exit(status)
-    if way != "fail":
-        time.sleep(after)
-        signals = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM, "interrupt": signal.SIGINT}
-        os.kill(child, signals[way])
+            interpolate_file(load_model(weights, "cpu"), clip, out, overwrite=True, **hooks)
+        except Failure:
+            return 1
+    return 0
+
+
+def start(run: Callable[[], int], folder: Path, log: Path, is_late: bool) -> int:
+    """The id of a process that runs `run`, and checks that no thread or open file is left."""
+    polite = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+    signal.pthread_sigmask(signal.SIG_BLOCK, polite)
+    child = os.fork()
+    if child:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, polite)
+        return child
+    status = 99
+    try:
+        with log.open("w") as stream:
+            os.dup2(stream.fileno(), 1)
+            os.dup2(stream.fileno(), 2)
+        for name in polite:
+            signal.signal(name, lambda *_: None)  # before and after the run itself
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, polite)
+        with late() if is_late else contextlib.nullcontext():
+            status = run()
+        # The progress bar has a thread for all bars to come.
+        known = type(threading.main_thread()), TMonitor
+        others = [thread for thread in threading.enumerate() if not isinstance(thread, known)]
+        assert not others, others
+        gc.collect()
+        still_open = [name for name in open_files() if name.startswith(str(folder))]
+        assert not still_open, still_open
+    except BaseException:
+        traceback.print_exc()
+        status = 98
+    finally:
+        os._exit(status)
+
+
+def is_running(child: int) -> bool:
+    options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    return os.waitid(os.P_PID, child, options) is None
+
+
+def finish(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def count(path: Path) -> int:
+def frames_in(path: Path) -> int:
     with open_reader(path) as reader:
         return sum(1 for _ in reader)
 
 
-def main(weights: str, runs: int = 100) -> None:
+def main(weights: str, runs: int = 25) -> None:
     torch.set_num_threads(1)  # threads don't survive a fork
-    model = load_model(weights, "cpu")
     chance = random.Random(0)
-    found: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
-        clip, out = Path(folder) / "in.mp4", Path(folder) / "out.mp4"
-        make(clip, count=FRAMES, audio="aac")
-        start = time.monotonic()
-        run(model, clip, out)
-        whole = time.monotonic() - start
-        assert count(out) == 2 * FRAMES - 1
-        for number in range(runs):
-            way = WAYS[number % len(WAYS)]
-            out.write_bytes(b"precious")
-            status = in_child(way, chance.uniform(0, 1.1 * whole), model, clip, out)
-            left = out.read_bytes() == b"precious"
-            assert left or count(out) == 2 * FRAMES - 1, f"run {number} ({way}): half a file"
-            assert status != 3, f"run {number} ({way}): not its own end"
-            debris = [path for path in Path(folder).iterdir() if path not in (clip, out)]
-            assert way == "kill" or not debris, f"run {number} ({way}): {debris}"
-            for path in debris:
-                path.unlink()
-            found[f"{way}: {'ended early' if left else 'whole'}"] += 1
-            if number % 10 == 9:
-                run(model, clip, out)
-                assert count(out) == 2 * FRAMES - 1
-    for what, times in sorted(found.items()):
+        log, folder = Path(folder) / "log", Path(folder) / "clips"
+        folder.mkdir()
+        clip, out = folder / "in.mp4", folder / "out.mp4"
+        H264(path=clip, count=FRAMES)
+        whole = {}
+        for is_late in False, True:
+            begin = time.monotonic()
+            status = finish(start(partial(run_command, weights, clip, out), folder, log, is_late))
+            assert status == 0, log.read_text()
+            whole[is_late] = time.monotonic() - begin
+            assert frames_in(out) == OUTPUT
+        for number, way in enumerate([*SIGNALS, *PLACES] * runs):
+            is_late = bool(number % 2)
+            out.write_bytes(OLD)
+            what = f"run {number} ({way}{', late' if is_late else ''})"
+            if way in SIGNALS:
+                child = start(partial(run_command, weights, clip, out), folder, log, is_late)
+                end = time.monotonic() + chance.uniform(0, 1.05 * whole[is_late])
+                while time.monotonic() < end and is_running(child):
+                    time.sleep(0.002)
+                for name in SIGNALS[way]:
+                    os.kill(child, name)
+                    time.sleep(chance.uniform(0, 0.02))
+            else:
+                calls = chance.randrange(FRAMES if way == "reader" else OUTPUT)
+                run = partial(run_and_fail, weights, clip, out, place=way, calls=calls)
+                child = start(run, folder, log, is_late)
+            status = finish(child)
+            is_old = out.read_bytes() == OLD
+            assert is_old or frames_in(out) == OUTPUT, f"{what}: half a file"
+            if way != "kill":
+                assert status in (0, 1, 129, 130, 143), f"{what}: {status}\n{log.read_text()}"
+                told = log.read_text()
+                assert "Traceback" not in told and "Exception ignored" not in told, what + told
+                assert list(folder.iterdir()) in ([clip, out], [out, clip]), what
+            elif len(list(folder.iterdir())) > 2:
+                outcomes["kill: left a temporary file"] += 1
+                run_command_again = partial(run_command, weights, clip, out)
+                assert finish(start(run_command_again, folder, log, is_late)) == 0, log.read_text()
+                assert sorted(folder.iterdir()) == [clip, out], f"{what}: not swept"
+            outcomes[f"{way}: {'ended early' if is_old else 'whole'}"] += 1
+    for what, times in sorted(outcomes.items()):
         print(f"{times:4} {what}")
 
 

@@ -1,0 +1,18 @@
+"""Files that are damaged at random: a few of what `tests.fuzz_video` tries for hours."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.skipif(os.name == "nt", reason="forks")
+def test_damaged_clips_are_made_or_refused_in_a_line_and_leave_nothing():
+    command = [sys.executable, "-m", "tests.fuzz_video", "--cases", "24", "--seed", "0"]
+    done = subprocess.run(
+        command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "24 cases" in done.stdout
