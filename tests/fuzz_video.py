@@ -43,7 +43,7 @@ from rife.media import open_reader
 SECONDS = 10
 MEGABYTES = 1000
 LOST = 3  # frames that may be missing
-RATE = 25
+RATE = 5
 TARGETS = (".mp4", ".mkv", ".webm", ".gif")
 
 
@@ -105,7 +105,7 @@ def _subtitles() -> av.container.InputContainer:
 def animation(kind: str, *, path: Path, count: int = 12) -> None:
     first, *others = (Image.fromarray(picture(index)) for index in range(count))
     first.save(
-        path, kind, save_all=True, append_images=others, duration=[40] * (count - 1) + [500],
+        path, kind, save_all=True, append_images=others, duration=[1000 // RATE] * (count - 1) + [500],
         disposal=2 if kind == "GIF" else 1,
     )  # fmt: skip
 
