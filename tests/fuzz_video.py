@@ -105,7 +105,8 @@ def _subtitles() -> av.container.InputContainer:
 def animation(kind: str, *, path: Path, count: int = 12) -> None:
     first, *others = (Image.fromarray(picture(index)) for index in range(count))
     first.save(
-        path, kind, save_all=True, append_images=others, duration=[1000 // RATE] * (count - 1) + [500],
+        path, kind, save_all=True, append_images=others,
+        duration=[1000 // RATE] * (count - 1) + [500],
         disposal=2 if kind == "GIF" else 1,
     )  # fmt: skip
 
