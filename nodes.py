@@ -475,7 +475,7 @@ class RIFEVideoInterpolate(io.ComfyNode):
                     interlaced=interlaced,
                     crf=crf,
                     codec=None if codec in ("auto", "h264") else codec,
-                    pixel_format="yuv420p10le" if host.bit_depth(video) > 8 else None,
+                    pixel_format="yuv420p10le" if clip.is_deep else None,
                     **given,
                 )
         return io.NodeOutput(host.video_from_file(target), ui=run.ui())

@@ -49,6 +49,11 @@ class Run:
     def of(self, kind: str) -> list[dict]:
         return [data for _, name, data in self.events if name == kind]
 
+    def said_on(self, node: str) -> list[str]:
+        """The lines of text that are left on a node."""
+        outputs = [data["output"] for data in self.of("executed") if data["node"] == node]
+        return [line for output in outputs for line in output["text"][0].splitlines()]
+
     @property
     def ended(self) -> str:
         """ "success", "error" or "interrupted"."""

@@ -190,6 +190,23 @@ def test_a_video_at_60_frames_a_second_and_in_slow_motion(comfy: ComfyUI, talkin
         assert not video.streams.audio
 
 
+def test_a_video_may_last_as_long_as_its_sound(comfy: ComfyUI, talking: str) -> None:
+    run = comfy.run(file_to_file_prompt(talking, length="duration"))
+    assert run.ended == "success", run.events[-1]
+    (path,) = comfy.files(run)
+    assert rate_and_count(path) == (50, 50)
+    assert sound_of(path) == sound_of(comfy.base / "input" / talking)
+    assert run.said_on("rife")[0] == "25 -> 50 frames, 25 -> 50 fps"
+
+
+def test_what_a_run_warns_of_is_said_on_its_node(comfy: ComfyUI, talking: str) -> None:
+    silent = "Slow motion has no sound: it is left out."
+    for slow_motion in (True, False):
+        run = comfy.run(file_to_file_prompt(talking, slow_motion=slow_motion, crf=25))
+        assert run.ended == "success", run.events[-1]
+        assert run.said_on("rife").count(silent) == slow_motion
+
+
 def test_a_video_from_images_stays_in_memory_and_keeps_its_sound(
     comfy: ComfyUI, talking: str
 ) -> None:
@@ -510,5 +527,5 @@ def test_nodes_of_others_that_are_missing_are_replaced(comfy: ComfyUI, clip: str
 
 def test_a_run_says_on_its_node_what_it_did(comfy: ComfyUI, clip: str) -> None:
     run = comfy.run(images_prompt(clip, "v4.0.pkl", frames=3))
-    (said,) = [data["output"]["text"] for data in run.of("executed") if data["node"] == "rife"]
-    assert said[0].startswith("3 -> 5 frames, 8 -> 16 fps\n") and "v4.0" in said[0]
+    frames, model = run.said_on("rife")
+    assert frames == "3 -> 5 frames, 8 -> 16 fps" and "v4.0" in model

@@ -252,28 +252,46 @@ def halved(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-#: By name, how to write the file, and a part of the line that refuses it: None where it works.
-FILES: dict[str, tuple[Callable[[Path], None], str | None]] = {
-    "empty.mp4": (lambda path: path.touch(), "is empty"),
-    "text.mp4": (lambda path: path.write_text("no video\n" * 99), "Can't read"),
-    "picture.mp4": (lambda path: Image.fromarray(picture(0)).save(path, "PNG"), "is not a video"),
-    "cut.mp4": (halved, "cut.mp4"),
-    "cut.mkv": (halved, "damaged"),
-    "one.mp4": (lambda path: encoded(path, "libx264", "yuv420p", frames=1), None),
-    "colon 12:30.mp4": (lambda path: encoded(path, "libx264", "yuv420p"), None),
-    "12:30.mp4": (lambda path: encoded(path, "libx264", "yuv420p"), None),
-    "escape \x1b[31m.mp4": (lambda path: encoded(path, "libx264", "yuv420p"), None),
-    "escape \x1b[31m none.mp4": (lambda path: path.touch(), "is empty"),
-    "two\nlines.mp4": (lambda path: encoded(path, "libx264", "yuv420p"), None),
-    "two\nlines cut.mp4": (halved, "two lines cut.mp4"),
-    "名前 %d %s {} ü.mp4": (lambda path: encoded(path, "libx264", "yuv420p"), None),
-    "alpha.mov": (lambda path: encoded(path, "qtrle", "argb"), None),
-    "alpha.mkv": (lambda path: encoded(path, "ffv1", "yuva420p"), None),
-    "deep.mkv": (lambda path: encoded(path, "libx264", "yuv420p10le"), None),
-    "sound.avi": (lambda path: encoded(path, "mpeg4", "yuv420p", sound="pcm_s16le"), None),
-    "sound.mkv": (lambda path: encoded(path, "ffv1", "yuv420p", sound="pcm_s16le"), None),
-    "animated.gif": (lambda path: animated(path, last=3000), None),
-    "animated.webp": (animated, None),
+class OddFile(NamedTuple):
+    """How to write it, and a part of the line that refuses it, or of one that is said of a run."""
+
+    write: Callable[[Path], None]
+    refused: str | None = None
+    warned: str = ""
+
+
+def h264(path: Path) -> None:
+    encoded(path, "libx264", "yuv420p")
+
+
+FILES = {
+    "empty.mp4": OddFile(Path.touch, refused="is empty"),
+    "text.mp4": OddFile(lambda path: path.write_text("no video\n" * 99), refused="Can't read"),
+    "picture.mp4": OddFile(
+        lambda path: Image.fromarray(picture(0)).save(path, "PNG"), refused="is not a video"
+    ),
+    "cut.mp4": OddFile(halved, refused="cut.mp4"),
+    "cut.mkv": OddFile(halved, warned="cut.mkv is cut short or damaged"),
+    "one.mp4": OddFile(lambda path: encoded(path, "libx264", "yuv420p", frames=1)),
+    "colon 12:30.mp4": OddFile(h264),
+    "12:30.mp4": OddFile(h264),
+    "名前 %d %s {} ü.mp4": OddFile(h264),
+    "escape \x1b[31m.mp4": OddFile(h264),
+    "escape \x1b[31m none.mp4": OddFile(Path.touch, refused="is empty"),
+    "two\nlines.mp4": OddFile(h264),
+    "two\nlines cut.mp4": OddFile(halved, refused="two lines cut.mp4"),
+    "two\nlines cut.mkv": OddFile(halved, warned="two lines cut.mkv is cut short or damaged"),
+    "alpha.mov": OddFile(lambda path: encoded(path, "qtrle", "argb"), warned="no transparency"),
+    "alpha.mkv": OddFile(lambda path: encoded(path, "ffv1", "yuva420p"), warned="no transparency"),
+    "deep.mkv": OddFile(lambda path: encoded(path, "libx264", "yuv420p10le")),
+    "sound.avi": OddFile(
+        lambda path: encoded(path, "mpeg4", "yuv420p", sound="pcm_s16le"), warned="encoded anew"
+    ),
+    "sound.mkv": OddFile(
+        lambda path: encoded(path, "ffv1", "yuv420p", sound="pcm_s16le"), warned="encoded anew"
+    ),
+    "animated.gif": OddFile(lambda path: animated(path, last=3000)),
+    "animated.webp": OddFile(animated),
 }
 
 
@@ -281,16 +299,18 @@ def names(case: Case) -> str:
     return f"{case.node}-{case.name}-{case.value!r:.40}"
 
 
-def check_end(comfy: ComfyUI, prompt: dict, says: str | None, outcomes: Counter) -> None:
-    """Run a prompt that works, or is refused with what `says` is a part of; then a normal one."""
-    outcome, said, _ = end_of(comfy, prompt)
+def check_end(comfy: ComfyUI, prompt: dict, says: str | None, outcomes: Counter) -> list[str]:
+    """Run a prompt that works, or is refused with what `says` is a part of; then a normal one. The
+    lines on the node."""
+    outcome, said, run = end_of(comfy, prompt)
     outcomes[outcome] += 1
     assert (outcome == "success") == (says is None), said
     assert (says or "") in said
     normal = prompt_of("small.mp4", FRAMES, cut_sensitivity=sum(outcomes.values()) / 1000)
-    outcome, said, run = end_of(comfy, normal)
+    outcome, said, normal_run = end_of(comfy, normal)
     assert outcome == "success", said
-    assert len(comfy.files(run)) == 11
+    assert len(comfy.files(normal_run)) == 11
+    return run.said_on("rife") if run else []
 
 
 @pytest.mark.parametrize("case", CASES, ids=names)
@@ -305,9 +325,37 @@ def test_an_odd_value_works_or_is_refused_in_one_line(
 def test_an_odd_file_works_or_is_refused_in_one_line(
     comfy: ComfyUI, small: str, outcomes: Counter, name: str
 ) -> None:
-    write, says = FILES[name]
-    write(comfy.base / "input" / name)
-    check_end(comfy, prompt_of(name, VIDEO), says, outcomes)
+    file = FILES[name]
+    file.write(comfy.base / "input" / name)
+    lines = check_end(comfy, prompt_of(name, VIDEO), file.refused, outcomes)
+    warnings = lines[2:]  # after those on frames and the model
+    assert bool(warnings) == bool(file.warned)
+    assert not warnings or any(file.warned in line for line in warnings)
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"), [("deinterlace", "progressive first"), ("keep", "left so")]
+)
+def test_interlaced_video_is_made_progressive_or_kept(
+    comfy: ComfyUI, small: str, outcomes: Counter, setting: str, says: str
+) -> None:
+    options = {"x264-params": "tff=1", "flags": "+ildct+ilme"}
+    encoded(comfy.base / "input" / "interlaced.mp4", "libx264", "yuv420p", **options)
+    outcome, said, run = end_of(comfy, prompt_of("interlaced.mp4", VIDEO, interlaced=setting))
+    outcomes[outcome] += 1
+    assert outcome == "success", said
+    (warning,) = run.said_on("rife")[2:]
+    assert warning.startswith("interlaced.mp4 is interlaced") and says in warning
+
+
+def test_a_video_of_10_bits_keeps_them(comfy: ComfyUI, small: str, outcomes: Counter) -> None:
+    encoded(comfy.base / "input" / "deep.mkv", "libx264", "yuv420p10le")
+    outcome, said, run = end_of(comfy, prompt_of("deep.mkv", VIDEO, crf=17))
+    outcomes[outcome] += 1
+    assert outcome == "success", said
+    (path,) = comfy.files(run)
+    with av.open(str(path)) as video:
+        assert video.streams.video[0].format.name == "yuv420p10le"
 
 
 def test_edits_that_a_video_s_file_does_not_have_are_kept(
