@@ -688,18 +688,22 @@ def test_16_bit_originals_are_among_the_frames_bit_for_bit(network, tmp_path):
     assert decode_by_ffmpeg(files[1]).dtype == np.uint16
 
 
-def test_sound_that_an_animation_can_not_hold_is_said(tmp_path, caplog):
+@pytest.mark.parametrize("target", ["out.gif", "out.apng", "out"])
+def test_sound_and_hdr_that_pictures_can_not_hold_are_said(tmp_path, caplog, target):
     with av.open(str(tmp_path / "in.mp4"), "w") as container:
         video, sound = container.add_stream("libx264", rate=25), container.add_stream("aac", 48000)
-        video.width, video.height, video.pix_fmt = 32, 16, "yuv420p"
+        video.width, video.height, video.pix_fmt = 32, 16, "yuv420p10le"
+        video.codec_context.color_trc = 16  # PQ
         for index in range(3):
             image = av.VideoFrame.from_ndarray(np.zeros((16, 32, 3), np.uint8))
             image.pts, image.time_base = index, Fraction(1, 25)
-            container.mux(video.encode(image))
+            container.mux(video.encode(image.reformat(format="yuv420p10le")))
         silence = av.AudioFrame.from_ndarray(np.zeros((1, 5760), np.int16), "s16", "mono")
         silence.sample_rate, silence.pts = 48000, 0
         container.mux(sound.encode(silence))
         for stream in video, sound:
             container.mux(stream.encode(None))
-    copy(tmp_path / "in.mp4", tmp_path / "out.gif")
-    assert caplog.messages == [".gif holds pictures alone; left out: aac audio."]
+    copy(tmp_path / "in.mp4", tmp_path / target)
+    assert any("holds pictures alone; left out: aac audio." in text for text in caplog.messages)
+    assert any("can't say that its colours are HDR" in text for text in caplog.messages)
+    assert ("holds 8 bits" in caplog.text) == (target != "out")

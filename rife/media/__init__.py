@@ -24,7 +24,7 @@ def open_reader(
     duration: Fraction | float | None = None,
     interlaced: str = "deinterlace",
 ) -> Reader:
-    """Open a video file, an animated GIF, WebP or PNG, or a folder of numbered
+    """Open a video file, an animated GIF, WebP or PNG, or a folder of images.
 
     frame_rate: of a folder, which has none of its own; frames per second.
     start, duration: the part of a video file to read, in seconds (see VideoReader).
@@ -73,13 +73,21 @@ def create_writer(
         )  # fmt: skip
     if codec or pixel_format:
         raise FileError(f"A codec and pixel format can be chosen for video only, not for {path}.")
-    others = [describe(stream) for stream in getattr(like, "other_streams", ())]
-    if others and sound:
-        what = suffix or "A folder"
-        logger.warning("%s holds pictures alone; left out: %s.", what, ", ".join(others))
+    if isinstance(like, VideoReader):
+        _say_what_pictures_lose(suffix or "A folder", like, sound)
     if path.is_dir():
         return FolderWriter(path, like)
     if suffix in ANIMATIONS_WRITTEN:
         return ANIMATIONS_WRITTEN[suffix](path, like, frame_rate)
     known = ", ".join([*CONTAINERS, *ANIMATIONS_WRITTEN])
     raise FileError(f"Can't write {suffix or 'unnamed'} files; the name may end in {known}.")
+
+
+def _say_what_pictures_lose(kind: str, like: VideoReader, sound: bool) -> None:
+    others = [describe(stream) for stream in like.other_streams] if sound else []
+    if others:
+        logger.warning("%s holds pictures alone; left out: %s.", kind, ", ".join(others))
+    if like.colors.is_hdr:
+        logger.warning(
+            "%s can't say that its colours are HDR: they are kept as they are and look pale.", kind
+        )
