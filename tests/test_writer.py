@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from rife.fileio import FileError
 from rife.media import create_writer, open_reader
 
 WIDTH, HEIGHT = 96, 64
@@ -336,3 +337,424 @@ def test_sound_that_fails_late_does_not_cost_the_picture(tmp_path, caplog, metho
     assert "Aac audio ends early: it can't be written (late trouble)." in caplog.text
     assert "ffmpeg -i OUT -i IN" in caplog.text
     assert len(caplog.records) == 1
+
+
+# Chapters, timecodes, tags.
+
+
+def with_chapters(source, target, chapters, metadata=None):
+    """A copy with chapters of (start, end, title), milliseconds."""
+    with av.open(str(source)) as container, av.open(str(target), "w") as out:
+        out.metadata.update(metadata or {})
+        out.set_chapters(
+            [
+                {"id": number, "start": start, "end": end, "time_base": Fraction(1, 1000),
+                 "metadata": {"title": title}}
+                for number, (start, end, title) in enumerate(chapters, 1)
+            ]
+        )  # fmt: skip
+        streams = [out.add_stream_from_template(s, opaque=True) for s in container.streams]
+        for packet in container.demux():
+            if packet.size:
+                packet.stream = streams[packet.stream.index]
+                out.mux(packet)
+    return target
+
+
+def chapters_of(path):
+    with av.open(str(path)) as container:
+        return [
+            (
+                *(float(c[side] * c["time_base"]) for side in ("start", "end")),
+                c["metadata"]["title"],
+            )
+            for c in container.chapters()
+        ]
+
+
+CHAPTERS = [(0, 400, "Intro"), (400, 700, "Middle — μέση"), (700, 1000, "End")]
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4", "mov", "webm"])
+def test_chapters_are_kept(tmp_path, suffix):
+    source = with_chapters(make(tmp_path / "a.mkv", count=25), tmp_path / "in.mkv", CHAPTERS)
+    got = chapters_of(copy(source, tmp_path / f"out.{suffix}"))
+    assert [title for *_, title in got] == [title for *_, title in CHAPTERS]
+    for chapter, (start, end, _) in zip(got, CHAPTERS, strict=True):
+        assert chapter[:2] == pytest.approx((start / 1000, end / 1000), abs=0.002)
+
+
+def test_chapters_move_with_what_they_mark(tmp_path):
+    source = with_chapters(make(tmp_path / "a.mkv", count=25), tmp_path / "in.mkv", CHAPTERS)
+    slow = copy(source, tmp_path / "slow.mkv", show_at=lambda time: 3 * time)
+    assert [start for start, *_ in chapters_of(slow)] == pytest.approx([0, 1.2, 2.1], abs=0.002)
+    with (
+        open_reader(source, start=Fraction(1, 2), duration=Fraction(3, 10)) as reader,
+        create_writer(tmp_path / "part.mkv", reader, Fraction(25)) as writer,
+    ):
+        for frame in reader:
+            writer.write(frame.image, frame.time)
+    got = chapters_of(tmp_path / "part.mkv")
+    # The part's first frame is that at 0.52 s.
+    assert [title for *_, title in got] == ["Middle — μέση", "End"]
+    assert got[0][:2] == pytest.approx((0, 0.18), abs=0.002)
+    assert got[1][:2] == pytest.approx((0.18, 0.28), abs=0.002)
+
+
+@pytest.mark.parametrize(
+    ("text", "rate", "new_rate", "expected"),
+    [
+        ("01:02:03;04", "30000/1001", "60000/1001", "01:02:03;08"),
+        ("01:02:03;04", "30000/1001", "60", "01:02:03:08"),
+        ("01:02:03;04", "30000/1001", "50", "01:02:03:07"),
+        ("01:02:03;04", "60000/1001", "30000/1001", "01:02:03;02"),
+        ("01:02:03:50", "60", "24", "01:02:03:20"),
+        ("23:59:59:23", "24", "48", "23:59:59:46"),
+        ("23:59:59:59", "60", "24", "00:00:00:00"),
+        ("10:00:00:00", "24000/1001", "60000/1001", "10:00:00:00"),
+        ("01:02:03:04", "25", "25", "01:02:03:04"),
+        ("01:02:03;04", "30000/1001", "75000/1001", None),
+        ("01:02:03:04", "25", "12.5", None),
+        ("01:02:03", "25", "50", None),
+        ("25:00:00:00", "25", "50", None),
+    ],
+)
+def test_a_timecode_is_that_of_the_same_moment_at_the_new_rate(
+    tmp_path, caplog, text, rate, new_rate, expected
+):
+    rate, new_rate = Fraction(rate), Fraction(new_rate)
+    with open_reader(make(tmp_path / "in.mp4", rate=rate, count=2)) as reader:
+        reader.stream_metadata["timecode"] = text
+        with create_writer(tmp_path / "out.mov", reader, new_rate) as writer:
+            for index, frame in enumerate(reader):
+                writer.write(frame.image, index / new_rate)
+    with av.open(str(tmp_path / "out.mov")) as container:
+        assert container.streams.video[0].metadata.get("timecode") == expected
+    assert ("Left out: the timecode" in caplog.text) == (expected is None)
+
+
+@pytest.mark.parametrize(
+    ("text", "rate", "skipped", "expected"),
+    [
+        ("01:00:59;29", "30000/1001", 1, "01:01:00;02"),
+        ("01:09:59;29", "30000/1001", 1, "01:10:00;00"),
+        ("01:00:00;00", "30000/1001", 17982, "01:10:00;00"),
+        ("01:00:59;59", "60000/1001", 1, "01:01:00;04"),
+        ("23:59:59:24", "25", 1, "00:00:00:00"),
+        ("00:00:59:29", "30000/1001", 1, "00:01:00:00"),
+    ],
+)
+def test_a_part_has_the_timecode_of_its_first_frame(text, rate, skipped, expected):
+    from rife.media.timecode import convert_timecode
+
+    assert convert_timecode(text, Fraction(rate), Fraction(rate), skipped) == expected
+
+
+def test_fonts_and_covers_are_kept_in_matroska(tmp_path):
+    with (
+        av.open(str(make(tmp_path / "a.mkv"))) as container,
+        av.open(str(tmp_path / "in.mkv"), "w") as out,
+    ):
+        stream = out.add_stream_from_template(container.streams.video[0], opaque=True)
+        out.add_attachment("font.ttf", "application/x-truetype-font", b"not a font" * 9)
+        out.add_attachment("cover.png", "image/png", PNG)
+        for packet in container.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                out.mux(packet)
+    copy(copy(tmp_path / "in.mkv", tmp_path / "out.mkv"), tmp_path / "again.mkv")
+    for name in "out.mkv", "again.mkv":
+        data = (tmp_path / name).read_bytes()
+        assert b"not a font" * 9 in data and PNG in data
+        assert b"font.ttf" in data and b"application/x-truetype-font" in data
+        assert b"cover.png" in data
+
+
+def png():
+    import io
+
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(picture(0, 32, 32)).save(stream, "png")
+    return stream.getvalue()
+
+
+PNG = png()
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "m4v", "mov", "mkv", "webm"])
+@pytest.mark.parametrize("tags", [{"title": "Film"}, {"prompt": "{}"}], ids=["usual", "workflow"])
+def test_a_cover_picture_is_kept_or_named(tmp_path, caplog, suffix, tags):
+    with (
+        av.open(str(make(tmp_path / "a.mp4"))) as container,
+        av.open(str(tmp_path / "in.mp4"), "w") as out,
+    ):
+        out.metadata["title"] = "Film"
+        stream = out.add_stream_from_template(container.streams.video[0], opaque=True)
+        cover = out.add_stream("png", rate=1)
+        cover.width = cover.height = 32
+        cover.pix_fmt = "rgb24"
+        cover.disposition = av.stream.Disposition.attached_pic
+        out.start_encoding()
+        packet = av.Packet(PNG)
+        packet.stream, packet.pts, packet.dts = cover, 0, 0
+        packet.is_keyframe = True
+        out.mux(packet)
+        for packet in container.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                out.mux(packet)
+    target = tmp_path / f"out.{suffix}"
+    with open_reader(tmp_path / "in.mp4") as reader:
+        reader.metadata.update(tags)
+        with create_writer(target, reader, Fraction(25)) as writer:
+            for frame in reader:
+                writer.write(frame.image, frame.time)
+    assert len(frames_of(target)) == 3
+    with av.open(str(target)) as container:
+        found = {key.lower(): value for key, value in container.metadata.items()}
+    assert tags.items() <= found.items()
+    if suffix in ("webm", "mov", "m4v") or (suffix == "mp4" and "prompt" in tags):
+        assert "Left out, as it can't be kept: png video" in caplog.text
+    else:
+        assert PNG in target.read_bytes()
+        assert "Left out" not in caplog.text
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "webm", "mov"])
+def test_strange_tags_cost_nothing(tmp_path, suffix):
+    tags = {"title": "a\x1b[31mb\nc", "x" * 300: "long", "comment": "y" * 300_000,
+            "with=equals": "1", "": "empty", "ключ": "значение"}  # fmt: skip
+    with open_reader(make(tmp_path / "in.mkv")) as reader:
+        reader.metadata.update(tags)
+        with create_writer(tmp_path / f"out.{suffix}", reader, Fraction(25)) as writer:
+            for frame in reader:
+                writer.write(frame.image, frame.time)
+    with av.open(str(tmp_path / f"out.{suffix}")) as container:
+        found = {key.lower(): value for key, value in container.metadata.items()}
+    assert found["title"] == tags["title"]
+    assert found["comment"] == tags["comment"]
+
+
+# Depth, HDR, transparency.
+
+DISPLAY = "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)"
+
+
+def make_hdr(path, transfer=16, light=True, **options):
+    parameters = "log-level=error"
+    if light:
+        parameters += f":master-display={DISPLAY}:max-cll=1000,400"
+    return make(
+        path, codec="libx265", pixel_format="yuv420p10le", space=9, primaries=9, color_range=1,
+        transfer=transfer, options={"crf": "10", "x265-params": parameters}, **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("transfer", [16, 18], ids=["PQ", "HLG"])
+@pytest.mark.parametrize(
+    ("target", "options", "codec"),
+    [("out.mp4", {}, "hevc"), ("out.mov", {}, "hevc"), ("out.mkv", {}, "hevc"),
+     ("out.m4v", {}, "h264"), ("out.webm", {}, "av1"), ("out.mp4", {"codec": "libx264"}, "h264"),
+     ("out.mp4", {"codec": "libsvtav1"}, "av1")],
+)  # fmt: skip
+def test_hdr_keeps_its_depth_and_its_light(tmp_path, caplog, transfer, target, options, codec):
+    source = make_hdr(tmp_path / "in.mp4", transfer)
+    copy(source, tmp_path / target, **options)
+    before, after = first_frame(source), first_frame(tmp_path / target)
+    assert after.format.name == "yuv420p10le"
+    for name in "MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL":
+        a, b = (np.frombuffer(bytes(f.side_data.get(name)), np.int32) for f in (before, after))
+        if name.startswith("M"):
+            a, b = (side[:20:2] / side[1:20:2] for side in (a, b))
+        assert b == pytest.approx(a, rel=0.01)
+    with av.open(str(tmp_path / target)) as container:
+        context = container.streams.video[0].codec_context
+        assert context.name.replace("libdav1d", "av1") == codec
+        assert (context.color_trc, context.colorspace) == (transfer, 9)
+        if codec == "hevc" and target != "out.mkv":
+            assert context.codec_tag == "hvc1"
+    assert not caplog.records
+
+
+def test_what_hdr_loses_is_said(tmp_path, caplog):
+    source = make_hdr(tmp_path / "in.mp4")
+    copy(source, tmp_path / "out.mp4", codec="libx264", pixel_format="yuv420p")
+    assert "yuv420p holds 8 bits of 10; --pixel-format yuv420p10le keeps all." in caplog.text
+    caplog.clear()
+    copy(source, tmp_path / "out.mov", codec="prores_ks")
+    assert "can't be kept: mastering display metadata, content light level" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("codec", "pixel_format", "message"),
+    [
+        ("libx264", "yuv420p10le", "yuv420p holds 8 bits of 10; --pixel-format yuv420p10le"),
+        ("libx264", "yuv444p", "colours at a lower resolution, as players need it; --pixel-format "
+         "yuv444p keeps all"),
+        ("libx264", "yuv422p10le", "8 bits of 10 and colours at a lower resolution, as players "
+         "need it; --pixel-format yuv422p10le keeps all"),
+        ("libx264", "yuv420p", None),
+        ("ffv1", "gray", None),
+    ],
+)  # fmt: skip
+def test_lost_depth_and_colour_are_said(tmp_path, caplog, codec, pixel_format, message):
+    source = make(tmp_path / "in.mkv", codec=codec, pixel_format=pixel_format)
+    copy(source, tmp_path / "out.mp4")
+    assert message in caplog.text if message else not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("source_codec", "source_format", "codec", "expected"),
+    [
+        ("ffv1", "yuv444p10le", "ffv1", "yuv444p10le"),
+        ("ffv1", "bgr0", "ffv1", "bgr0"),
+        ("ffv1", "yuv422p10le", "prores_ks", "yuv422p10le"),
+        ("libx264", "yuv420p", "ffv1", "yuv420p"),
+        ("libx264", "yuv444p", "qtrle", "rgb24"),
+        ("libx264", "yuv420p", "mjpeg", "yuvj420p"),
+        ("ffv1", "yuv444p10le", "qtrle", "rgb24"),
+    ],
+)
+def test_codecs_for_editing_keep_what_a_clip_has(
+    tmp_path, source_codec, source_format, codec, expected
+):
+    source = make(tmp_path / "in.mkv", codec=source_codec, pixel_format=source_format)
+    target = copy(source, tmp_path / ("out.mov" if codec in ("qtrle",) else "out.mkv"), codec=codec)
+    with av.open(str(target)) as container:
+        assert container.streams.video[0].codec_context.pix_fmt == expected
+
+
+def make_transparent(path, codec, pixel_format):
+    """A red square of alpha 0.6 that moves over nothing."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pixel_format
+        for index in range(3):
+            image = np.zeros((48, 64, 4), np.uint8)
+            image[12:32, 4 + 5 * index : 24 + 5 * index] = 200, 30, 20, 153
+            frame = av.VideoFrame.from_ndarray(image, "rgba").reformat(format=pixel_format)
+            frame.pts, frame.time_base = index, Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("source", "codec", "pixel_format"),
+    [("in.mov", "qtrle", "argb"), ("in.mov", "prores_ks", "yuva444p10le"),
+     ("in.mkv", "ffv1", "bgra"), ("in.mov", "png", "rgba")],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("target", "options"),
+    [("out.mov", {}), ("out.mov", {"codec": "qtrle"}), ("out.mov", {"codec": "png"}),
+     ("out.mov", {"codec": "prores_ks"}), ("out.mkv", {"codec": "ffv1"}),
+     ("out.mkv", {"codec": "libvpx-vp9"}), ("out.webm", {})],
+)  # fmt: skip
+def test_transparency_is_kept_where_it_can_be(
+    tmp_path, caplog, source, codec, pixel_format, target, options
+):
+    path = make_transparent(tmp_path / source, codec, pixel_format)
+    frames = frames_of(copy(path, tmp_path / target, crf=4, **options))
+    for index, frame in enumerate(frames):
+        image = frame.image.float() * (1 if frame.image.dtype == torch.uint8 else 255)
+        inside = image[16:28, 8 + 5 * index : 20 + 5 * index]
+        assert (inside - torch.tensor([200.0, 30, 20, 153])).abs().mean() < 6
+        assert image[40:, :, 3].max() < 3
+    assert "transparency" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "advice"),
+    [("out.mp4", {}, r".mov, .webm, .webp, .apng and .gif files keep it"),
+     ("out.mkv", {}, "--codec ffv1 or libvpx-vp9 keeps it"),
+     ("out.mov", {"codec": "libx264"}, "--codec prores_ks or qtrle keeps it")],
+)  # fmt: skip
+def test_lost_transparency_is_said_with_the_nearest_way_to_keep_it(
+    tmp_path, caplog, target, options, advice
+):
+    path = make_transparent(tmp_path / "in.mov", "qtrle", "argb")
+    frames = frames_of(copy(path, tmp_path / target, **options))
+    assert frames[0].image.shape[-1] == 3
+    assert advice in caplog.text
+
+
+# Settings and times.
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("out.mp4", {"crf": 52}, "libx264 has a crf from 0 to 51, not 52"),
+        ("out.mp4", {"crf": -1}, "libx264 has a crf from 0 to 51, not -1"),
+        ("out.webm", {"crf": 64}, "libvpx-vp9 has a crf from 0 to 63"),
+        ("out.mov", {"codec": "ffv1"}, "ffv1 is no video encoder for .mov files here; try one"),
+        ("out.mp4", {"codec": "libsvtav1"}, "encode with libsvtav1 to .*out.mp4"),
+    ],
+)
+def test_what_an_encoder_refuses_is_said_before_the_first_frame(tmp_path, name, options, message):
+    rate = Fraction(1000 if "codec" in options else 25)  # AV1's most is 240
+    source = make(tmp_path / "in.mp4", size=(32, 32))
+    with open_reader(source) as reader, pytest.raises(FileError, match=message):
+        create_writer(tmp_path / name, reader, rate, **options)
+
+
+@pytest.mark.parametrize(
+    ("rate", "grid"),
+    [
+        (Fraction("31.4159"), Fraction(1, 12800 * 314159)),
+        (Fraction(1, 300), Fraction(300)),
+        (Fraction(1, 10**4), None),
+        (Fraction("1000.001"), None),
+        (Fraction(2**31 - 1, 2**31 - 3), None),
+        (Fraction(10**12 + 1, 10**11), None),
+        (Fraction(5000), None),
+    ],
+)
+@pytest.mark.parametrize("target", ["out.mp4", "out.mkv", "out.webm"])
+def test_every_rate_gives_a_file(tmp_path, rate, grid, target):
+    with (
+        open_reader(make(tmp_path / "in.mp4", count=6)) as reader,
+        create_writer(tmp_path / target, reader, rate, time_base=grid) as writer,
+    ):
+        for index, frame in enumerate(reader):
+            writer.write(frame.image, index / rate)
+    frames = frames_of(tmp_path / target)
+    step = 0.001 if target != "out.mp4" else 1e-5
+    if rate < 1000:
+        assert [float(frame.time) for frame in frames] == pytest.approx(
+            [float(index / rate) for index in range(6)], abs=step
+        )
+
+
+def test_times_nearer_than_the_grid_cost_no_frame(tmp_path):
+    with (
+        open_reader(make(tmp_path / "in.mp4", count=6)) as reader,
+        create_writer(tmp_path / "out.mp4", reader, Fraction(25)) as writer,
+    ):
+        for index, frame in enumerate(reader):
+            writer.write(frame.image, index * Fraction(1, 10**9))
+    assert len(frames_of(tmp_path / "out.mp4")) == 6
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize(
+    ("target", "codec"),
+    [("out.mp4", "libx264"), ("out.mov", "libx264"), ("out.mkv", "libx264"),
+     ("out.webm", "libvpx-vp9"), ("out.mp4", "libx265"), ("out.mkv", "libsvtav1")],
+)  # fmt: skip
+def test_the_last_frame_lasts_as_long_as_it_is_told(tmp_path, target, codec, count):
+    with (
+        open_reader(make(tmp_path / "in.mp4", count=7)) as reader,
+        create_writer(tmp_path / target, reader, Fraction(25), codec=codec) as writer,
+    ):
+        for index, frame in zip(range(count), reader, strict=False):
+            last = index == count - 1
+            writer.write(frame.image, frame.time, Fraction(3) if last else Fraction(1, 25))
+    with av.open(str(tmp_path / target)) as container:
+        assert container.duration / av.time_base == pytest.approx((count - 1) / 25 + 3, abs=0.002)
+    with open_reader(tmp_path / target) as reader:
+        *_, frame = reader
+        assert len([*_, frame]) == count
+    assert float(frame.duration) == pytest.approx(3, abs=0.002)

@@ -5,8 +5,8 @@ covers, fonts, chapters, tags.
 import contextlib
 import io
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
 
@@ -23,6 +23,12 @@ _COVER = av.stream.Disposition.attached_pic.value
 _SAMPLED = 500  # packets at a file's beginning that are looked at
 _PICTURES = {"mjpeg": ("jpg", "image/jpeg"), "png": ("png", "image/png"),
              "bmp": ("bmp", "image/bmp"), "gif": ("gif", "image/gif")}  # fmt: skip
+# MP4 holds a cover beside these tags, or any tags (use_metadata_tags) and no cover.
+_COVER_TAGS = {
+    "album", "album_artist", "artist", "comment", "compilation", "composer", "copyright",
+    "creation_time", "date", "description", "disc", "episode_id", "genre", "grouping", "keywords",
+    "lyrics", "network", "season_number", "show", "synopsis", "title", "track",
+}  # fmt: skip
 # What FFmpeg makes of one container's subtitles in another.
 _SUBTITLES = {"mp4": "mov_text", "mov": "mov_text", "matroska": "srt", "webm": "webvtt"}
 
@@ -37,6 +43,7 @@ class Part:
     stream: index of the input's stream, if its items are to be written.
     is_decoded: whether the items are decoded frames.
     samples: first items of the stream, to try with; all of them if `stream` is None.
+    options: what the container needs for it.
     """
 
     name: str
@@ -44,6 +51,7 @@ class Part:
     stream: int | None = None
     is_decoded: bool = False
     samples: Sequence[av.Packet | av.AudioFrame] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
 
     def fresh_samples(self) -> list[av.Packet | av.AudioFrame]:
         """The samples, to be written once: writing changes them."""
@@ -70,7 +78,7 @@ def collect_parts(
     for stream in sorted(streams, key=lambda stream: stream.index):
         packets, frames = samples.get(stream.index, ((), ()))
         if disposition(stream) & _COVER:
-            ways = _cover_parts(stream, packets, format)
+            ways = _cover_parts(stream, packets, format, source.metadata)
         elif stream.type == "attachment":
             ways = _attachment_parts(stream.name, stream.mimetype, stream, format)
         elif stream.type in ("audio", "subtitle"):
@@ -172,17 +180,18 @@ def _described(track: CopiedTrack | SoundTrack, stream: av.stream.Stream) -> Tra
     return track
 
 
-def _cover_parts(stream: av.VideoStream, packets: Sequence[av.Packet], format: str) -> list[Part]:
-    name = "cover picture"
-    if not packets:
+def _cover_parts(
+    stream: av.VideoStream, packets: Sequence[av.Packet], format: str, tags: Mapping[str, str]
+) -> list[Part]:
+    suffix, mimetype = _PICTURES.get(stream.codec_context.name, (None, None))
+    if not packets or not suffix:
         return []
     if format == "matroska":
-        suffix, mimetype = _PICTURES.get(stream.codec_context.name, ("", ""))
-        if not suffix:
-            return []
-        data = bytes(packets[0])
-        return _attachment_parts(f"cover.{suffix}", mimetype, data, format)
-    return [Part(name, partial(_copy, stream), None, False, packets[:1])]
+        return _attachment_parts(f"cover.{suffix}", mimetype, bytes(packets[0]), format)
+    if format == "mp4" and not {key.lower() for key in tags} - _COVER_TAGS:
+        add, options = partial(_copy, stream), {"movflags": "+faststart"}
+        return [Part("cover picture", add, None, False, packets[:1], options)]
+    return []
 
 
 def _attachment_parts(

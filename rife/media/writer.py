@@ -130,7 +130,7 @@ class VideoWriter(Writer):
         """
         if codec:
             check_encoder(codec, self._kind, self._path.suffix)
-        first_error = None
+        failures: list[tuple[str, Exception]] = []
         for encoder, name in choose_encoders(
             self._kind, self._source_format, self._is_deep_hdr, codec, pixel_format
         ):
@@ -144,8 +144,8 @@ class VideoWriter(Writer):
                 lost = []
             if error is None:
                 return settings, parts, lost
-            first_error = first_error or error, encoder
-        error, encoder = first_error
+            failures.append((encoder, error))
+        encoder, error = failures[0]
         with plain_errors(f"encode with {encoder} to", self._path, AV_ERRORS):
             raise error
 
@@ -323,7 +323,9 @@ class _Output:
         parts: Sequence[Part],
         final: bool = True,
     ):
-        options = dict(kind.options) if final else {}
+        options = {}
+        for holder in (kind, *parts) if final else ():
+            options.update(holder.options)
         self.container = av.open(file, "w", format=kind.format, container_options=options)
         try:
             self.video = VideoTrack(self.container, settings)
