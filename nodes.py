@@ -291,7 +291,7 @@ class _Run:
         ]
         work = [self._network, f"{time.monotonic() - self._started:.1f} s"]
         lines = [", ".join(line) for line in (frames, found, work) if line]
-        text = "\n".join(lines + self.warnings)
+        text = "\n".join(self.warnings + lines)  # where the node shows few, they are read first
         host.tell(self.node_id, text)
         return {"text": (text,)}
 
