@@ -14,14 +14,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .file_kinds import looks_like, name_folder, some
-from .fileio import FileError, atomic_output, refuse_same_file
+from .fileio import FileError, atomic_output, plain_errors, refuse_same_file
 from .IFNet import IFNet
 from .IFNet_2R import IFNet_2R
 from .IFNet_HDv3 import IFNet_HDv3
 from .IFNet_m import IFNet_m
 from .IFNet_v4 import IFNet_v4
 from .network import Network, advice_on_range, dtype_name, is_finite
-from .safe_read import CheckpointError, read_tensors
+from .safe_read import CheckpointError, Contents, read_tensors
 
 #: Each is asked in turn whether a state dict is its own; none accepts another's.
 FAMILIES: tuple[type[Network], ...] = (IFNet_v4, IFNet_HDv3, IFNet, IFNet_m)
@@ -83,11 +83,12 @@ def describe(path: str | os.PathLike) -> dict[str, str]:
 
     Raises CheckpointError as `load_model` does.
     """
-    model, weights, origin = _recognise(path)
+    model, weights, contents = _recognise(path)
+    origin = contents.metadata
     dtypes = sorted({dtype_name(t.dtype) for t in weights.values()})
     row = getattr(model, "parameters_row", None)
     return {
-        "file": f"{path} ({_file(path).stat().st_size / 1e6:.1f} MB)",
+        "file": f"{path} ({contents.size / 1e6:.1f} MB)",
         "version": model.version,
         "network": type(model).__name__ + (f", {row}" if row else ""),
         "weights": f"{sum(t.numel() for t in weights.values()):,} of {', '.join(dtypes)}",
@@ -168,19 +169,22 @@ def convert(
     if target.suffix != ".safetensors":
         raise FileError(f"{target}: the name of the new file has to end in .safetensors")
     refuse_same_file(source, target)
+    digest = sha256(source)
     model, weights, _ = _recognise(source, network)
+    if sha256(source) != digest:
+        raise CheckpointError(f"{source}: was written to meanwhile; try again when it is whole")
     if half:
         weights = {key: tensor.half() for key, tensor in weights.items()}
         _check_converted(weights, source, "leave out --half")
     model.load_state_dict(weights, assign=True)
-    origin = {"source": source.name, "sha256": sha256(source)}
+    origin = {"source": source.name, "sha256": digest}
     save_model(model, target, origin, overwrite)
 
 
 def sha256(path: str | os.PathLike) -> str:
     """A file's sha256, hexadecimal."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with plain_errors("read", Path(path)), open(path, "rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
@@ -208,9 +212,9 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
 
 def _recognise(
     path: str | os.PathLike, network: str | None = None
-) -> tuple[Network, dict[str, Tensor], Mapping[str, str]]:
-    """The network in a file, for inference and on the meta device, the weights it takes, and what
-    the file says of itself."""
+) -> tuple[Network, dict[str, Tensor], Contents]:
+    """The network in a file, for inference and on the meta device, the weights that it takes, and
+    all that was read."""
     path = _file(path)
     contents = read_tensors(path)
     state = _normalise(contents.tensors, path)
@@ -221,7 +225,7 @@ def _recognise(
     families = (NETWORKS[network],) if network else (*filter(None, [stated]), *FAMILIES)
     fault = network and f"not of {network}; name none, to have the network recognised"
     model = _fresh(state, families, path, fault)
-    return model, _fitting(model, state, path), contents.metadata
+    return model, _fitting(model, state, path), contents
 
 
 def _fresh(

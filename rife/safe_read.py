@@ -37,10 +37,14 @@ class CheckpointError(ValueError):
 
 
 class Contents(NamedTuple):
-    """What a file holds: its tensors by name and, of .safetensors, what it says of itself."""
+    """What a file holds: its tensors by name and, of .safetensors, what it says of itself.
+
+    size: of the file, in bytes.
+    """
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
+    size: int
 
 
 def read_tensors(path: Path) -> Contents:
@@ -50,7 +54,7 @@ def read_tensors(path: Path) -> Contents:
         path: The file, of whatever name.
 
     Returns:
-        The tensors under the names that the file gives them, and its metadata.
+        The tensors under the names that the file gives them, its metadata and its size.
 
     Raises:
         CheckpointError: The file is something else, is damaged or can't be read safely.
@@ -61,7 +65,7 @@ def read_tensors(path: Path) -> Contents:
             size = os.fstat(file.fileno()).st_size
             start = file.read(LONGEST_LIST)
             content, metadata = _parse(file, size, start)
-            return Contents(_load(file, size, _find_state_dict(content)), metadata)
+            return Contents(_load(file, size, _find_state_dict(content)), metadata, size)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     except OSError as error:

@@ -27,6 +27,7 @@ from rife.checkpoint import (
     NETWORKS,
     CheckpointError,
     best_device,
+    convert,
     default_dtype,
     describe,
     load_model,
@@ -867,6 +868,33 @@ def test_a_file_that_shrinks_while_it_is_read_is_an_error(
         load_model(tmp_path / "x", device="cpu")
 
 
+def test_a_file_that_changes_while_it_is_converted_is_not_said_to_be_the_source(
+    small, saved, tmp_path, monkeypatch
+):
+    path, target = saved(small), tmp_path / "y.safetensors"
+    original = path.read_bytes()
+
+    def touched(path):
+        content = read_tensors(path)
+        path.write_bytes(original + b"x")
+        return content
+
+    read_tensors = safe_read.read_tensors
+    monkeypatch.setattr("rife.checkpoint.read_tensors", touched)
+    with pytest.raises(CheckpointError, match="written to meanwhile"):
+        convert(path, target)
+    assert not target.exists()
+
+
+def test_a_file_that_vanishes_once_it_is_read_is_described_all_the_same(small, saved, monkeypatch):
+    path = saved(small)
+    size = path.stat().st_size
+    monkeypatch.setattr(
+        safe_read, "open", lambda path, mode: Changing(path, 2, path.unlink), raising=False
+    )
+    assert f"({size / 1e6:.1f} MB)" in describe(path)["file"]
+
+
 @pytest.mark.parametrize("form", ["pth", "pkl", "safetensors"])
 def test_a_file_that_is_replaced_while_it_is_read_stays_what_was_opened(
     small, tmp_path, monkeypatch, form
@@ -1028,8 +1056,14 @@ def test_on_cuda(saved, small):
     assert model.dtype == default_dtype(model.device)
 
 
-@pytest.mark.slow
-def test_fuzzing_finds_nothing_for_20_seconds():
-    command = [sys.executable, "-m", "tests.fuzz_checkpoint", "--minutes", "0.33"]
+@pytest.mark.parametrize(
+    "how",
+    [
+        ["--cases", "90", "--seed", "14"],
+        pytest.param(["--minutes", "0.33"], marks=pytest.mark.slow),
+    ],
+)
+def test_fuzzing_finds_nothing(how):
+    command = [sys.executable, "-m", "tests.fuzz_checkpoint", *how]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert done.returncode == 0, done.stdout + done.stderr

@@ -246,6 +246,19 @@ def test_kernels_read_slots_and_are_recorded(dtype):
     assert DEVICE == "cuda" or device.replays
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize("amount, doubt", [(0.0, 0.0), (torch.inf, torch.nan)])
+def test_kernels_notice_flow_that_is_not_finite(amount, doubt):
+    network = seeded("v3.5").to(DEVICE)
+    with torch.no_grad():
+        network.block2.conv1[0].bias[0] = amount
+    device = LateDevice(1) if DEVICE == "cpu" else gpu.Device(network.device)
+    card = gpu.Card(Engine(network, FusedRun), Options(), device, (32, 32, 3), torch.uint8, batch=1)
+    frames = (255 * seeded_clip(2, 32, 32)).byte()
+    _, doubts = card.make([Job(*frames, Fraction(1, 2))])
+    assert card.download(doubts)().tolist() == pytest.approx([doubt], nan_ok=True)
+
+
 COMPILE = """
 import sys, torch
 from triton.backends.compiler import GPUTarget
