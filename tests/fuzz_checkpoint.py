@@ -1,7 +1,7 @@
 """Checkpoints, damaged and lying at random: `python -m tests.fuzz_checkpoint --minutes 10`.
 
 Each may load or be refused in words. Nothing else may happen: no other error, no crash, no more
-than 10 seconds, no more memory than twice the file's size, no code run. What loads is what torch or
+than a minute, no more memory than twice the file's size, no code run. What loads is what torch or
 safetensors load, too: what two readers see differently is refused. Some files change while they are
 read.
 """
@@ -36,7 +36,7 @@ from rife import safe_read
 from rife.checkpoint import CheckpointError, load_model
 from rife.IFNet_v4 import IFNet_v4, Parameters
 
-SECONDS = 10
+SECONDS = 60  # under load, too
 SLACK = 32 << 20  # what Python and torch take for themselves, beside twice the file's size
 MARKER = "code was run"
 
