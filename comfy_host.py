@@ -52,11 +52,11 @@ def known(maker: Callable, **options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in accepted}
 
 
-class _Kind(NamedTuple):
-    """What the values of one type of input must be."""
+class _Rule(NamedTuple):
+    """What the values of a type of input must be; both functions take the input's schema."""
 
-    words: Callable[[io.Input], str]
-    holds: Callable[[io.Input, Any], bool]
+    describe: Callable[[io.Input], str]
+    is_valid: Callable[[io.Input, Any], bool]
     #: Makes of a valid value what nodes work with: a whole number may come as 2.0.
     convert: Callable[[Any], Any] = lambda value: value
 
@@ -79,36 +79,36 @@ def _is_image(entry: io.Input, value: Any) -> bool:
     )
 
 
-_KINDS = {
-    "INT": _Kind(
+_RULES = {
+    "INT": _Rule(
         lambda entry: f"a whole number from {entry.min} to {entry.max}",
         lambda entry, value: _is_number(entry, value) and value % 1 == 0,
         int,
     ),
-    "FLOAT": _Kind(
+    "FLOAT": _Rule(
         lambda entry: f"a number from {entry.min:g} to {entry.max:g}",
         _is_number,
         float,
     ),
-    "BOOLEAN": _Kind(
+    "BOOLEAN": _Rule(
         lambda entry: "true or false",
         lambda entry, value: isinstance(value, bool),
     ),
-    "COMBO": _Kind(
+    "COMBO": _Rule(
         lambda entry: f"one of {', '.join(entry.options)}",
         lambda entry, value: isinstance(value, str) and value in entry.options,
     ),
-    "IMAGE": _Kind(
+    "IMAGE": _Rule(
         lambda entry: (
             "one or more images: floats of (frames, height, width, channels), 1, 3 or 4 channels"
         ),
         _is_image,
     ),
-    "VIDEO": _Kind(
+    "VIDEO": _Rule(
         lambda entry: "a video, such as Load Video's",
         lambda entry, value: isinstance(value, Input.Video),
     ),
-    "INTERP_MODEL": _Kind(
+    "INTERP_MODEL": _Rule(
         lambda entry: "a model, such as Load RIFE Model's",
         lambda entry, value: value is None or isinstance(value, ModelPatcher),
     ),
@@ -116,17 +116,21 @@ _KINDS = {
 
 
 def check_value(entry: io.Input, value: Any) -> Any:
-    """Return the value of an input, as nodes work with it.
+    """Hold a value against the schema of its input.
 
-    Raises ValueError for what the input's schema rules out, with what it must be.
+    Returns:
+        The value, as nodes work with it.
+
+    Raises:
+        ValueError: The schema rules it out; the message says what it must be.
     """
-    kind = _KINDS[entry.get_io_type()]
-    if not kind.holds(entry, value):
-        raise ValueError(f"{entry.id} is {_in_words(value)}, but must be {kind.words(entry)}.")
-    return kind.convert(value)
+    rule = _RULES[entry.get_io_type()]
+    if not rule.is_valid(entry, value):
+        raise ValueError(f"{entry.id} is {_describe(value)}, but must be {rule.describe(entry)}.")
+    return rule.convert(value)
 
 
-def _in_words(value: Any) -> str:
+def _describe(value: Any) -> str:
     if isinstance(value, Tensor):
         dtype = str(value.dtype).removeprefix("torch.")
         return f"{dtype} of {tuple(value.shape)}" if value.numel() else "empty"
@@ -203,7 +207,7 @@ def find_model(name: str) -> Path | None:
     """
     if not isinstance(name, str):
         raise FileNotFoundError(
-            f"model_name is {_in_words(name)}, but must be a model's name, such as {DEFAULT}."
+            f"model_name is {_describe(name)}, but must be a model's name, such as {DEFAULT}."
         )
     plain = [(folder, name) for folder in FOLDERS]
     prefixed = [(folder, name.removeprefix(f"{folder}/")) for folder in FOLDERS]
@@ -343,7 +347,7 @@ def empty_images(like: Tensor, frames: int) -> Tensor:
     device = model_management.intermediate_device()
     shape = (frames, *like.shape[1:])
     needed, free = math.prod(shape) * dtype.itemsize, model_management.get_free_memory(device)
-    if device.type == "cpu":
+    if needed > free and device.type == "cpu":
         free += psutil.swap_memory().free
     if needed > free:
         height, width = shape[1:3]
