@@ -1,9 +1,13 @@
 """`python custom_nodes/FOLDER ...` is the command line, from anywhere and whatever the folder is
 called; also with ComfyUI's portable Python, which finds no modules in the working directory."""
 
+import os
+import signal
 import sys
 
-from rife.cli import main
-
 if __name__ == "__main__":
+    # Ctrl-C ends quietly while torch is imported, which takes seconds; main has better then.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    from rife.cli import main
+
     sys.exit(main())

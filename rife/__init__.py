@@ -5,6 +5,13 @@ model = load_model("rife_v4.25.safetensors")
 frames = interpolate(model, frames, multiplier=2)   # (N, H, W, C) in [0, 1]
 """
 
+import sys
+
+from . import interrupts
+
+if sys.argv[:1] == ["-m"] and "rife" in sys.orig_argv:  # `python -m rife`: what follows takes long
+    interrupts.exit_at_once()
+
 from .cancel import Cancelled
 from .checkpoint import EXTENSIONS, CheckpointError, load_model, network_of, save_model
 from .clip import interpolate_file

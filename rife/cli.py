@@ -1,17 +1,15 @@
 """The command line: a thin coat over the library. `python -m rife --help`."""
 
 import argparse
-import logging
 import os
-import signal
+import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import NoReturn
 
 import torch
-from tqdm import tqdm
 
 from .checkpoint import (
     EFFECTS,
@@ -22,74 +20,102 @@ from .checkpoint import (
     load_model,
 )
 from .clip import interpolate_file
+from .console import print_error, printable, progress_bar, steady_console
 from .download import fetch
 from .fileio import FileError, refuse_same_file
-from .memory import NotEnoughMemory
+from .interpolate import Summary
+from .interrupts import raised_once
+from .memory import NotEnoughMemory, first_line, is_out_of_memory
 from .options import CUTS, Options
-from .timeline import Timeline, parse_frame_rate, parse_multiplier
+from .timeline import LENGTHS, Timeline, parse_frame_rate, parse_multiplier, parse_number
 from .zoo import DEFAULT, ZOO, on_disk
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0 done, 1 could not, 2 misused, 130 interrupted."""
-    args = _parser().parse_args(arguments)
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
-    # A polite kill cleans up like Ctrl-C, also in the background, where shells switch that off.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Run a command.
+
+    Returns:
+        The exit status: 0 done, 1 could not, 2 misused, 3 done with --strict, though something in
+        the input was damaged or missing; interrupted, 128 and the signal's number: 130 after
+        Ctrl-C, 143 after a kill, 129 where the terminal was closed.
+    """
+    with steady_console(), raised_once() as check:
+        output = before = None
+        try:
+            args = _parser().parse_args(arguments, argparse.Namespace(cancel=check))
+            output = getattr(args, "output", None)
+            before = _state(output)
+            return args.run(args) or 0
+        except KeyboardInterrupt as stop:
+            print_error("interrupted" + _what_became_of(output, before))
+            return getattr(stop, "status", 130)
+        except (NotEnoughMemory, OSError, ValueError) as error:
+            print_error(f"error: {error}")
+            return 1
+        except (MemoryError, RuntimeError) as error:  # for the model itself, or one large frame
+            if not is_out_of_memory(error):
+                raise
+            print_error(f"error: out of memory. Try --device cpu ({first_line(error)})")
+            return 1
+
+
+def _state(path: Path | None) -> tuple[int, ...] | None:
+    """Differs if what is at `path` was replaced."""
     try:
-        return args.run(args) or 0
-    except KeyboardInterrupt:
-        print("interrupted; the output was not written", file=sys.stderr)
-        return 130
-    except (FileError, ValueError, NotEnoughMemory) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except torch.OutOfMemoryError as error:  # for the model itself
-        print(f"error: out of memory. Try --device cpu ({error})", file=sys.stderr)
-        return 1
+        status = os.stat(path) if path else None
+    except (OSError, ValueError):
+        status = None
+    return status and (status.st_ino, status.st_mtime_ns, status.st_size)
 
 
-def run_interpolate(args: argparse.Namespace) -> None:
+def _what_became_of(output: Path | None, before: tuple[int, ...] | None) -> str:
+    if output is None:
+        return ""
+    if _state(output) != before:
+        return f", but {output} is whole already"
+    return f"; {output} {'is as it was' if before else 'was not written'}"
+
+
+def run_interpolate(args: argparse.Namespace) -> int:
     """IN to OUT, a frame at a time."""
-    if not args.input.exists():
-        raise FileError(f"{args.input} does not exist; check the path")
+    _check_input(args.input)
     refuse_same_file(args.input, args.output)  # known at once, a model takes seconds
     model = load_model(_chosen_model(args.model), args.device, DTYPES.get(args.dtype))
     options = Options(
         args.scale, args.ensemble, args.refine, args.tta,
         args.cuts, args.cut_sensitivity, args.duplicates,
     )  # fmt: skip
-    timeline = Timeline(args.multiplier, args.target_fps, args.loop, args.slow_motion)
-    with _bar(args.input.name, unit="frame") as report:
+    timeline = Timeline(
+        args.multiplier, args.target_fps, args.loop, args.slow_motion, length=args.length
+    )
+    summary = Summary()
+    with progress_bar(args.input.name, unit="frame") as report:
         interpolate_file(
             model, args.input, args.output, timeline, options,
             frame_rate=args.fps, start=args.start, duration=args.duration,
-            overwrite=args.overwrite, progress=report,
+            interlaced=args.interlaced,
+            overwrite=args.overwrite, progress=report, cancel=args.cancel, summary=summary,
             crf=args.crf, codec=args.codec, pixel_format=args.pixel_format,
         )  # fmt: skip
-    print(f"{args.output}")
+    _print(f"{args.output}")
+    return 3 if args.strict and summary.damage else 0
 
 
-@contextmanager
-def _bar(name: str, **settings) -> Iterator[Callable[..., None]]:
-    """A bar, and the callback (done, total or None, anything more) that moves it."""
-    with tqdm(desc=name, dynamic_ncols=True, **settings) as bar:
-
-        def report(done: int, total: int | None, *_: object) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield report
+def _check_input(path: Path) -> None:
+    if not os.path.exists(path):
+        raise FileError(f"{path} does not exist; check the path")
+    if not (os.path.isfile(path) or os.path.isdir(path)):
+        raise FileError(f"{path} is no file or folder but a pipe or a device; save it as a file")
 
 
-def run_info(args: argparse.Namespace) -> None:
+def run_info(args: argparse.Namespace) -> int:
     """What a model file is."""
-    print("\n".join(f"{name:14}{value}" for name, value in describe(find_model(args.file)).items()))
+    return _print(*(f"{name:14}{x}" for name, x in describe(find_model(args.file)).items()))
 
 
-def run_models(_: argparse.Namespace) -> None:
+def run_models(_: argparse.Namespace) -> int:
     """The table of published models."""
     rows = [("NAME", "VERSION", "SIZE", "ON DISK", "GOOD FOR")]
     for entry in ZOO.values():
@@ -97,17 +123,16 @@ def run_models(_: argparse.Namespace) -> None:
         here = "yes" if on_disk(entry, [_models_folder()]) else ""
         rows.append((entry.name, entry.version, size, here, entry.good_for))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(map(str.ljust, row, widths)).rstrip())
+    return _print(*("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows))
 
 
 def run_get(args: argparse.Namespace) -> None:
     """One of them, downloaded."""
     if args.name not in ZOO:
         raise FileError(f'There is no "{args.name}" among: python -m rife models')
-    with _bar(args.name, unit="B", unit_scale=True) as report:
-        path = fetch(ZOO[args.name], args.to or _models_folder(), report)
-    print(path)
+    with progress_bar(args.name, unit="B", unit_scale=True) as report:
+        path = fetch(ZOO[args.name], args.to or _models_folder(), report, args.cancel)
+    _print(f"{path}")
 
 
 def run_convert(args: argparse.Namespace) -> None:
@@ -116,7 +141,7 @@ def run_convert(args: argparse.Namespace) -> None:
         find_model(args.input), args.output,
         half=args.half, network=args.network, overwrite=args.overwrite,
     )  # fmt: skip
-    print(args.output)
+    _print(f"{args.output}")
 
 
 def run_doctor(_: argparse.Namespace) -> int:
@@ -126,19 +151,30 @@ def run_doctor(_: argparse.Namespace) -> int:
     return 0 if examine([_models_folder()]) else 1
 
 
+def _print(*lines: str) -> int:
+    """Print `lines`; returns 1 if they could not be had, though somebody wanted them."""
+    print(*map(printable, lines), sep="\n", flush=True)
+    failure = sys.stdout.failure
+    if not failure or isinstance(failure, BrokenPipeError):
+        return 0
+    print_error(f"standard output can't be written ({failure})")
+    return 1
+
+
 def find_model(name: str | os.PathLike) -> Path:
     """The model file of that path, or of that name in the folder of models.
 
     Raises FileError if there is neither.
     """
+    name = os.fspath(name)
     for path in (Path(name), _models_folder() / name):
-        if path.exists():
+        if os.path.exists(path):
             return path
     advice = f"get it with: python -m rife models get {name}" if name in ZOO else "check the name"
     raise FileError(f"{name} is neither here nor in the folder {_models_folder()}; {advice}")
 
 
-def _chosen_model(name: str | None) -> Path:
+def _chosen_model(name: Path | None) -> Path:
     name = name or os.environ.get("RIFE_MODEL")
     if name:
         return find_model(name)
@@ -158,9 +194,7 @@ def _models_folder() -> Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m rife", description="Video frame interpolation with RIFE."
-    )
+    parser = _Parser(prog="python -m rife", description="Video frame interpolation with RIFE.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     p = commands.add_parser(
@@ -171,11 +205,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.set_defaults(run=run_interpolate)
     p.add_argument(
-        "input", type=Path, metavar="IN",
+        "input", type=_read_by(_path), metavar="IN",
         help="a video, an animated GIF, WebP or PNG, or a folder of numbered images",
     )  # fmt: skip
     p.add_argument(
-        "output", type=Path, metavar="OUT",
+        "output", type=_read_by(_path), metavar="OUT",
         help="the same kinds, by suffix: .mp4 .mov .mkv .webm .gif .webp .apng; a name "
         "without a suffix is a folder of numbered PNG images",
     )  # fmt: skip
@@ -188,6 +222,11 @@ def _parser() -> argparse.ArgumentParser:
         "--target-fps", type=_read_by(parse_frame_rate), metavar="R",
         help="frames a second instead, evenly spaced: 60, 23.976, 60000/1001; fewer than IN has "
         "are picked from it",
+    )  # fmt: skip
+    p.add_argument(
+        "--length", choices=LENGTHS, default="frames",
+        help="frames: end at the last frame, (n - 1) m + 1 of them (the default); duration: n m "
+        "frames, the last one held, so that picture and sound end together",
     )  # fmt: skip
     p.add_argument(
         "--slow-motion", action="store_true",
@@ -210,6 +249,10 @@ def _parser() -> argparse.ArgumentParser:
         help="spread the motion evenly over frames that repeat, as in animation on twos",
     )  # fmt: skip
     p.add_argument(
+        "--interlaced", choices=("deinterlace", "keep"), default="deinterlace",
+        help="make interlaced video progressive (the default), or keep both fields in each frame",
+    )  # fmt: skip
+    p.add_argument(
         "--start", type=_read_by(_seconds), default=Fraction(0), metavar="SECONDS",
         help="where in a video to begin",
     )  # fmt: skip
@@ -218,12 +261,14 @@ def _parser() -> argparse.ArgumentParser:
         help="how much of it to take; good for trying settings",
     )  # fmt: skip
     p.add_argument(
-        "--model",
+        "--model", type=_read_by(_path),
         help="a RIFE checkpoint (.safetensors .pth .pkl .pt) of any version, or its name in the "
         "folder of models (see the command models); default: RIFE_MODEL, or the only one there",
     )  # fmt: skip
     p.add_argument(
-        "--device", type=_device, help="cpu, cuda, cuda:1, mps ...; default: the best there is"
+        "--device",
+        type=_read_by(_device),
+        help="cpu, cuda, cuda:1, mps ...; default: the best there is",
     )
     p.add_argument("--dtype", choices=DTYPES, help="default: float16 on CUDA, float32 elsewhere")
     p.add_argument(
@@ -238,16 +283,24 @@ def _parser() -> argparse.ArgumentParser:
         help="frame rate of a folder of images, such as 24 or 24000/1001; default 24",
     )  # fmt: skip
     p.add_argument(
-        "--crf", type=int, default=18, metavar="Q",
-        help="video quality, from 0 (lossless) to 51 (tiny); default 18",
+        "--crf", type=_read_by(_quality), default=18, metavar="Q",
+        help="video quality, from 0 (lossless) to 51 (tiny), or 63 of VP9 and AV1; default 18",
     )  # fmt: skip
     p.add_argument("--codec", help="video encoder, such as libx265, libvpx-vp9, prores_ks, ffv1")
     p.add_argument("--pixel-format", help="such as yuv420p10le; default yuv420p")
     p.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    p.add_argument(
+        "--strict", action="store_true",
+        help="end with status 3 if anything in IN was damaged or missing; OUT is written all the "
+        "same",
+    )  # fmt: skip
 
     p = commands.add_parser("info", help="say what a model file is")
     p.set_defaults(run=run_info)
-    p.add_argument("file", metavar="FILE", help="its path, or its name in the folder of models")
+    p.add_argument(
+        "file", type=_read_by(_path), metavar="FILE",
+        help="its path, or its name in the folder of models",
+    )  # fmt: skip
 
     p = commands.add_parser(
         "models",
@@ -260,7 +313,10 @@ def _parser() -> argparse.ArgumentParser:
     p.set_defaults(run=run_get)
     p.add_argument("name", metavar="NAME", help="as the list has it")
     p.add_argument(
-        "--to", type=Path, metavar="FOLDER", help="default: the folder of models, see above"
+        "--to",
+        type=_read_by(_path),
+        metavar="FOLDER",
+        help="default: the folder of models, see above",
     )
 
     p = commands.add_parser(
@@ -270,8 +326,13 @@ def _parser() -> argparse.ArgumentParser:
         "else, and a note of where it came from.",
     )
     p.set_defaults(run=run_convert)
-    p.add_argument("input", metavar="IN", help="its path, or its name in the folder of models")
-    p.add_argument("output", type=Path, metavar="OUT", help="a name that ends in .safetensors")
+    p.add_argument(
+        "input", type=_read_by(_path), metavar="IN",
+        help="its path, or its name in the folder of models",
+    )  # fmt: skip
+    p.add_argument(
+        "output", type=_read_by(_path), metavar="OUT", help="a name that ends in .safetensors"
+    )
     p.add_argument("--half", action="store_true", help="as float16, half as large")
     p.add_argument(
         "--network", choices=NETWORKS, metavar="NAME",
@@ -290,6 +351,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Parser(argparse.ArgumentParser):
+    def parse_args(self, *arguments) -> argparse.Namespace:
+        args = super().parse_args(*arguments)
+        if [] in vars(args).values():  # what argparse makes of --fps=--
+            self.error("-- is no value")
+        return args
+
+    def error(self, message: str) -> NoReturn:
+        print_error(f"error: {message}; see {self.prog} --help")
+        self.exit(2)
+
+
 def _read_by(parse: Callable[[str], object]) -> Callable[[str], object]:
     """What argparse asks for: a reader of text whose error is shown to the user."""
 
@@ -302,14 +375,26 @@ def _read_by(parse: Callable[[str], object]) -> Callable[[str], object]:
     return read
 
 
+def _path(text: str) -> Path:
+    if not text or "\0" in text:
+        raise ValueError(f"{text!r} is no name of a file")
+    return Path(text)
+
+
 def _seconds(text: str) -> Fraction:
     try:
-        seconds = Fraction(text)
-    except (ValueError, ZeroDivisionError):
+        seconds = parse_number(text)
+    except ValueError:
         seconds = Fraction(-1)
     if seconds < 0:
         raise ValueError(f"{text!r} is no time in seconds; try 10 or 12.5")
     return seconds
+
+
+def _quality(text: str) -> int:
+    if not re.fullmatch(r"\s*\d{1,2}\s*", text) or int(text) > 63:
+        raise ValueError(f"{text!r} is no quality; try 18, or another number from 0 to 51")
+    return int(text)
 
 
 def _scale(text: str) -> float | None:
@@ -321,7 +406,8 @@ def _scale(text: str) -> float | None:
 
 def _device(text: str) -> torch.device:
     try:
-        return torch.empty(0, device=text).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise argparse.ArgumentTypeError(f"{text!r} can't be used here: {reason}") from error
+        one = torch.ones(1, device=text)
+        one.tolist()  # "meta" is a device that holds nothing
+    except Exception as error:  # of whatever kind a backend that isn't there raises
+        raise ValueError(f"{text!r} can't be used here: {first_line(error)}") from error
+    return one.device

@@ -24,6 +24,7 @@ import torch
 
 from . import gpu
 from .checkpoint import EXTENSIONS, CheckpointError, default_dtype, describe, sha256
+from .console import printable
 from .IFNet_v4 import VERSIONS, IFNet_v4
 from .interpolate import interpolate
 from .memory import first_line
@@ -88,7 +89,8 @@ def _print(text: str) -> None:
         if len(home) > 1:
             text = text.replace(home, "~")
     encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "replace").decode(encoding), flush=True)
+    for line in map(printable, text.split("\n")):
+        print(line.encode(encoding, "replace").decode(encoding), flush=True)
 
 
 def _failure(error: Exception) -> str:

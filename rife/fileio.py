@@ -4,7 +4,6 @@ there at all."""
 import errno
 import os
 import re
-import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -98,17 +97,19 @@ def atomic_output(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
 def _check_destination(path: Path, shown: str | Path, as_folder: bool, overwrite: bool) -> None:
     if not path.parent.is_dir():
         raise FileError(f"The folder {path.parent} does not exist; create it first.")
+    if os.path.exists(shown) and not (os.path.isfile(shown) or os.path.isdir(shown)):
+        raise FileError(f"{shown} is a pipe or a device; name a file or a folder.")
     try:
-        mode = path.lstat().st_mode
+        path.lstat()
     except FileNotFoundError:
         return
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise FileError(f"{shown} is a pipe, a device or a broken link; choose another name.")
+    if path.is_symlink():
+        raise FileError(f"{shown} is a link that leads nowhere; choose another name.")
     if not as_folder:
         if not overwrite:
             raise FileError(f"{shown} exists; choose another name or allow overwriting.")
         return
-    if not stat.S_ISDIR(mode):
+    if not path.is_dir():
         raise FileError(f"{shown} is a file; the name of an output file needs a suffix like .mp4.")
     held = [entry.name for entry in path.iterdir()]
     if held and not overwrite:

@@ -2,8 +2,9 @@
 
 import contextlib
 import io
-import logging
 import os
+import pydoc
+import random
 import re
 import shutil
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from unittest.mock import patch
 
@@ -26,12 +28,14 @@ from rife.checkpoint import read_state_dict, sha256
 from rife.cli import main
 from rife.IFNet import IFNet
 from rife.IFNet_2R import IFNet_2R
+from rife.media.writer import VideoWriter
 from rife.zoo import DEFAULT, ZOO
 
 from .seeded import seeded_images, seeded_state
 from .test_download import serving
 
 ROOT = Path(__file__).parent.parent
+load_once = lru_cache(load_model)
 
 
 def rife(*arguments, check=0, env=None, afresh=False) -> subprocess.CompletedProcess:
@@ -51,11 +55,6 @@ def rife(*arguments, check=0, env=None, afresh=False) -> subprocess.CompletedPro
 
 def run_here(command, env) -> subprocess.CompletedProcess:
     out, err = io.StringIO(), io.StringIO()
-    log, handler = logging.getLogger(), logging.StreamHandler(err)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    on_kill, level = signal.getsignal(signal.SIGTERM), log.level
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
     try:
         with (
             contextlib.redirect_stdout(out),
@@ -65,10 +64,6 @@ def run_here(command, env) -> subprocess.CompletedProcess:
             code = main(command[3:])
     except SystemExit as stop:
         code = stop.code
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
-        signal.signal(signal.SIGTERM, on_kill)
     return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
 
 
@@ -432,23 +427,271 @@ def test_unknown_settings_are_explained(model, short, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals")
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_leaves_no_debris(model, clips, tmp_path, how):
-    out = tmp_path / "out.mp4"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rife", "interpolate", clips("bikes"), out, "--model", model],
+STATUS = {name: 128 + getattr(signal, name, 0) for name in ("SIGINT", "SIGTERM", "SIGHUP")}
+posix = pytest.mark.skipif(os.name == "nt", reason="signals, pipes and links")
+
+
+def start(*arguments, options=()) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, *options, "-m", "rife", *map(str, arguments)],
         cwd=ROOT, stderr=subprocess.PIPE, text=True,
         # Programs that run these tests in the background have SIGINT ignored, and so all below.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
+
+
+@posix
+@pytest.mark.parametrize("how", STATUS)
+def test_an_interrupt_leaves_no_debris(model, clips, tmp_path, how):
+    out = tmp_path / "out.mp4"
+    process = start("interpolate", clips("bikes"), out, "--model", model)
     deadline = time.monotonic() + 120
-    while not any(p.stat().st_size for p in tmp_path.iterdir()):
+    while not any(p.stat().st_size for p in tmp_path.glob("*.mp4")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    process.send_signal(how)
+    process.send_signal(getattr(signal, how))
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == STATUS[how]
+    assert "Traceback" not in stderr
+    assert stderr.splitlines()[-1] == f"interrupted; {out} was not written"
+    assert list(tmp_path.iterdir()) == []
+
+
+@posix
+def test_an_interrupt_while_torch_is_imported_ends_without_a_traceback():
+    process = start("models", options=["-X", "importtime"])
+    while "torch" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in stderr
-    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    ("call", "when"),
+    [
+        ("rife.media.writer.VideoWriter.write", "before"),
+        ("rife.media.writer.VideoWriter.close", "before"),
+        ("rife.media.writer.VideoWriter.close", "after"),
+        ("rife.fileio._move_into_place", "before"),
+        ("rife.fileio._move_into_place", "after"),
+        ("rife.fileio.remove", "before"),
+        ("rife.claims._remove_lock", "after"),
+    ],
+)
+def test_interrupts_at_any_moment_leave_the_old_file_or_the_new_and_say_which(
+    model, short, tmp_path, monkeypatch, call, when, overwrite
+):
+    out = tmp_path / "out.mp4"
+    if overwrite:
+        out.write_bytes(b"precious")
+    true = pydoc.locate(call)
+    monkeypatch.setattr("rife.cli.load_model", load_once)
+
+    def interrupted(*args, **options):
+        result = None if when == "before" else true(*args, **options)
+        signal.raise_signal(signal.SIGINT)
+        return true(*args, **options) if when == "before" else result
+
+    monkeypatch.setattr(call, interrupted)
+    stderr = rife(
+        "interpolate",
+        short,
+        out,
+        "--model",
+        model,
+        "-m",
+        1,
+        *["--overwrite"] * overwrite,
+        check=130,
+    ).stderr
+    last = stderr.splitlines()[-1]
+    if out.exists() and out.read_bytes() != b"precious":
+        assert len(frames_of(out)) == 12
+        assert last == f"interrupted, but {out} is whole already"
+    else:
+        became = "is as it was" if overwrite else "was not written"
+        assert last == f"interrupted; {out} {became}"
+    assert list(tmp_path.iterdir()) == [out] * out.exists()
+
+
+@posix
+def test_the_second_interrupt_lets_the_first_clean_up_and_the_third_ends(tmp_path):
+    script = f"""
+import importlib.util, signal, sys
+spec = importlib.util.spec_from_file_location("interrupts", {str(ROOT / "rife/interrupts.py")!r})
+interrupts = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(interrupts)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with interrupts.raised_once() as check:
+    check()
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt as stop:
+        print(stop.status)
+        signal.raise_signal(signal.SIGTERM)
+        print("cleaned up", flush=True)
+        try:
+            check()
+        except interrupts.Interrupted:
+            signal.raise_signal(signal.SIGTERM)
+print("not reached")
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.stdout == "130\ncleaned up\n"
+    assert run.stderr == "\nCleaning up; once more to end at once.\n"
+    assert run.returncode == 143
+
+
+def test_signals_that_were_ignored_stay_so(model, short, tmp_path, monkeypatch):
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    write = VideoWriter.write
+    monkeypatch.setattr(
+        VideoWriter, "write", lambda *args: [signal.raise_signal(signal.SIGTERM), write(*args)]
+    )
+    try:
+        rife("interpolate", short, tmp_path / "out.mp4", "--model", model, "-m", 1)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert len(frames_of(tmp_path / "out.mp4")) == 12
+
+
+def test_damage_is_a_status_of_its_own_if_that_is_asked(model, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(3):
+        Image.effect_noise((64, 64), 50).convert("RGB").save(folder / f"{i}.png")
+    whole = (folder / "1.png").read_bytes()
+    for i, (options, status) in enumerate([(["--strict"], 0), ([], 0), (["--strict"], 3)]):
+        if i == 1:
+            (folder / "1.png").write_bytes(whole[:500] + bytes(500) + whole[1000:])
+        out = tmp_path / f"out{i}"
+        done = rife("interpolate", folder, out, "--model", model, *options, check=status)
+        assert ("1.png" in done.stderr) == (i > 0)
+        assert (out / "00000003.png").exists()
+        assert done.stdout == f"{out}\n"
+
+
+def test_picture_and_sound_end_together_if_that_is_asked(model, short, tmp_path):
+    rife("interpolate", short, tmp_path / "out.mp4", "--model", model, "--length", "duration")
+    assert len(frames_of(tmp_path / "out.mp4")) == 24
+
+
+@posix
+@pytest.mark.parametrize("where", ["stdout", "stderr"])
+@pytest.mark.parametrize("how", ["closed", "full", "gone"])
+def test_a_file_is_written_whoever_reads_its_name(short, model, tmp_path, where, how):
+    """The name is printed when the file is there already: that can't fail any more."""
+    if how == "full" and not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    number = {"stdout": 1, "stderr": 2}[where]
+    redirected = {"closed": f"{number}>&-", "full": f"{number}>/dev/full", "gone": "| true"}[how]
+    if how == "gone" and where == "stderr":
+        redirected = "2>&1 >&3 3>&- | true"
+    script = f'"$@" {redirected}; echo "${{PIPESTATUS[0]}}" >&4'
+    read, write = os.pipe()
+    run = subprocess.run(
+        ["bash", "-c", f"exec 4>&{write}; exec 3>&1; {script}", "bash", sys.executable, "-m",
+         "rife", "interpolate", short, tmp_path / "é\u4e2d.mp4", "--model", model, "-m", "1"],
+        cwd=ROOT, capture_output=True, text=True, pass_fds=[write],
+    )  # fmt: skip
+    os.close(write)
+    with open(read) as status:
+        assert status.read() == "0\n"
+    assert "Traceback" not in run.stderr
+    assert "Exception ignored" not in run.stderr
+    assert len(frames_of(tmp_path / "é\u4e2d.mp4")) == 12
+
+
+@posix
+def test_a_report_that_nobody_can_read_is_an_error():
+    if not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    with open("/dev/full", "w") as full, contextlib.redirect_stdout(full):
+        assert main(["models"]) == 1
+        os.set_blocking(full.fileno(), True)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_names_are_printed_in_any_encoding(short, model, tmp_path, encoding):
+    folder = tmp_path / "\u4e2d\x1b[31m"
+    folder.mkdir()
+    out = folder / "o.mp4"
+    done = rife(
+        "interpolate", short, out, "--model", model, "-m", 1,
+        afresh=True, env=os.environ | {"PYTHONIOENCODING": encoding, "LC_ALL": "C"},
+    )  # fmt: skip
+    assert "\\x1b[31m" in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr
+    assert "\\u4e2d" in done.stdout
+    assert len(frames_of(out)) == 12
+
+
+def test_a_warning_has_a_line_of_its_own_and_the_bar_ends_at_its_total(model, tmp_path):
+    clip = tmp_path / "in\n\x1b[2J.mp4"
+    with av.open(str(clip), "w", format="mp4") as target:
+        video = target.add_stream("libx264", rate=25, width=64, height=48, pix_fmt="yuv420p")
+        for i in (0, 1, 2, 3, 40):  # by its length and rate, it had more
+            image = np.full((48, 64, 3), 40 * i % 255, np.uint8)
+            frame = av.VideoFrame.from_ndarray(image)
+            frame.pts, frame.time_base = i, Fraction(1, 25)
+            target.mux(video.encode(frame))
+        target.mux(video.encode(None))
+    done = rife(
+        "interpolate", clip, tmp_path / "out.mp4", "--model", model, "--slow-motion",
+        "--target-fps", 30, "--cuts", "ignore",
+    )  # fmt: skip
+    lines = done.stderr.split("\n")
+    assert not [line for line in lines if "frame/s" in line and "even" in line]
+    assert "\x1b" not in done.stdout + done.stderr
+    bar = re.findall(r"(\d+)/(\d+)", lines[-2])
+    assert bar and bar[-1][0] == bar[-1][1]
+
+
+ODD = [
+    "", " ", "0", "-1", "-0", "1/0", "nan", "inf", "-inf", "1e30", "1e400", "1e999999999", "２",
+    "null", "None", "true", "\0", "a\0b", "\x1b[31m", "a\nb", "\udcff", "9" * 5000, "x" * 70_000,
+    "1:2", "0-:1e9", ",", "/", ".", "..", "/dev/null", "/dev/zero", "~", "-", "--", "-x", "%s",
+    "{}", "cpu:99", "meta", "cuda:-1", "12:30.mp4", "concat:x|y", "http://localhost:1/x.mp4",
+]  # fmt: skip
+OPTIONS = [
+    "-m", "--multiplier", "--target-fps", "--length", "--cuts", "--cut-sensitivity", "--start",
+    "--duration", "--model", "--device", "--dtype", "--scale", "--fps", "--crf", "--codec",
+    "--pixel-format", "--interlaced",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("option", [*OPTIONS, "IN", "OUT", "FILE", "NAME", "--to", "COMMAND"])
+def test_odd_values_are_answered_in_a_line(model, tmp_path, option, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rife.cli.load_model", load_once)
+    monkeypatch.setenv("RIFE_MODEL", str(model))
+    monkeypatch.setenv("RIFE_MODELS", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    few = tmp_path / "few"
+    few.mkdir()
+    Image.new("RGB", (16, 16)).save(few / "1.png")
+    for value in random.Random(option).sample(ODD, 15):
+        commands = {
+            "IN": ["interpolate", value, "out", "--overwrite"],
+            "OUT": ["interpolate", "few", value],
+            "FILE": ["info", value],
+            "NAME": ["models", "get", value],
+            "--to": ["models", "get", UNPINNED, "--to", value],
+            "COMMAND": [value],
+        }
+        done = run_here(
+            ["", "", "", *commands.get(option, ["interpolate", "few", "out", f"{option}={value}"])],
+            None,
+        )
+        assert done.returncode in (0, 1, 2), value
+        told = done.stderr + done.stdout
+        assert "Traceback" not in told and "\x1b" not in told and "\0" not in told, value
+        assert max(map(len, told.split("\n"))) < 3000, value
+        if done.returncode == 1:
+            assert done.stderr.splitlines()[-1].startswith("error: "), value
+        shutil.rmtree("out", ignore_errors=True)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".rife-")]
