@@ -1,7 +1,6 @@
 """Clips on disk to clips on disk: rates, times, sound and length."""
 
 import math
-import os
 import subprocess
 import sys
 from fractions import Fraction
@@ -162,11 +161,11 @@ def test_progress_and_cancel_are_told_of_every_frame(model, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.name == "nt", reason="forks")
-def test_a_run_may_end_at_any_moment_and_leaves_nothing_half(weights):
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_run_may_end_at_any_moment_and_leaves_nothing_half():
     done = subprocess.run(
-        [sys.executable, "-m", "tests.random_ends", weights("v4.0.safetensors"), "100"],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
+        [sys.executable, "-m", "tests.random_ends", "10"],
+        cwd=ROOT, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "kill: ended early" in done.stdout
