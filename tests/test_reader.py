@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import re
 import sys
 from fractions import Fraction
 from itertools import pairwise
@@ -14,6 +15,7 @@ import torch
 
 from rife.fileio import FileError
 from rife.media import create_writer, open_reader
+from rife.media.streams import describe
 
 WIDTH, HEIGHT = 64, 48
 RATE = 25
@@ -24,6 +26,12 @@ def pattern(index, width=WIDTH, height=HEIGHT):
     image = np.full((height, width, 3), 90, np.uint8)
     image[:, 2 * index % width :][:, :6] = 220
     return image
+
+
+def grainy(index, width=WIDTH, height=HEIGHT):
+    """The pattern with noise, which is large however it is coded."""
+    noise = np.random.default_rng(index).integers(-60, 60, (height, width, 1))
+    return (pattern(index, width, height).astype(int) // 2 + 70 + noise).astype(np.uint8)
 
 
 def make(
@@ -347,3 +355,321 @@ def test_a_part_of_odd_numbers_is_an_error_or_all(tmp_path):
     assert len(frames_of(path, start=-5)) == 10
     assert len(frames_of(path, duration=math.inf)) == 10
     assert len(frames_of(path, duration=1e30)) == 10
+
+
+# Interlaced pictures.
+
+
+def woven(index, width=WIDTH, height=HEIGHT):
+    """A frame of two fields, of which the lower is half a frame later: a bar that moves fast."""
+    image = pattern(4 * index, width, height)
+    image[1::2] = pattern(4 * index + 2, width, height)[1::2]
+    return image
+
+
+def combing(image):
+    """How much rows differ from the mean of their neighbours, in levels of 255."""
+    grey = image[..., :3].float().mean(-1) * (255 if image.is_floating_point() else 1)
+    return (grey[1:-1] - (grey[:-2] + grey[2:]) / 2).abs().mean()
+
+
+INTERLACED_KINDS = [
+    ("mp4", "libx264", {"x264-params": "tff=1", "flags": "+ildct+ilme"}, {}),
+    ("mkv", "libx264", {"x264-params": "tff=1", "flags": "+ildct+ilme", "bf": "2"}, {}),
+    ("ts", "mpeg2video", {"flags": "+ildct+ilme", "top": "1"}, {}),
+    ("mov", "prores_ks", {"flags": "+ildct"}, {"pixel_format": "yuv422p10le"}),
+    ("mov", "prores_ks", {"flags": "+ildct"}, {"pixel_format": "yuva444p10le"}),
+    ("mov", "prores_ks", {"flags": "+ildct"}, {"size": (65, 51), "pixel_format": "yuv422p10le"}),
+]
+
+
+@pytest.mark.parametrize(("suffix", "codec", "options", "form"), INTERLACED_KINDS)
+def test_interlaced_video_is_made_progressive_and_that_is_said_once(
+    tmp_path, suffix, codec, options, form, caplog
+):
+    path = make(tmp_path / f"in.{suffix}", 9, codec, picture=woven, **form, **options)
+    frames, damage, _ = read(path)
+    assert caplog.text.count("is interlaced") == 1
+    assert times_of(frames) == list(range(9))
+    assert all(combing(frame.image) < 1 for frame in frames)
+    assert frames[0].image.shape[2] == (4 if "yuva" in form.get("pixel_format", "") else 3)
+    assert frames[0].image.is_floating_point() == (codec == "prores_ks")
+    assert not damage
+    # Part by part it is the same, but that the first frame of a part may lack what precedes it.
+    with av.open(str(path)) as container:
+        begin = next(container.decode(video=0)).time
+    part = frames_of(path, start=begin + 0.15, duration=0.12)
+    assert times_of(part) == [0, 1, 2]
+    assert all(torch.equal(a.image, b.image) for a, b in zip(part[1:], frames[5:7], strict=True))
+    caplog.clear()
+    kept = frames_of(path, interlaced="keep")
+    assert times_of(kept) == list(range(9))
+    assert all(combing(frame.image) > 5 for frame in kept)
+    assert caplog.text.count("is interlaced and left so") == 1
+
+
+def test_progressive_video_is_left_bit_for_bit(tmp_path, caplog):
+    path = make(tmp_path / "in.mp4", codec="libx264")
+    kept = frames_of(path, interlaced="keep")
+    assert all(map(torch.equal, *([f.image for f in x] for x in (frames_of(path), kept))))
+    assert not caplog.records
+
+
+def test_an_interlaced_stretch_is_made_progressive_and_the_rest_left(tmp_path, caplog):
+    options = {"format": "mpegts", "codec": "libx264", "bf": "0"}
+    first, second = io.BytesIO(), io.BytesIO()
+    make(first, 8, **options)
+    fields = {"flags": "+ildct+ilme", "x264-params": "tff=1"}
+    make(second, 8, picture=woven, **fields, **options)
+    (tmp_path / "in.ts").write_bytes(first.getvalue() + second.getvalue() + first.getvalue())
+    frames = frames_of(tmp_path / "in.ts")
+    kept = frames_of(tmp_path / "in.ts", interlaced="keep")
+    assert times_of(frames) == times_of(kept) == list(range(24))
+    changed = [not torch.equal(a.image, b.image) for a, b in zip(frames, kept, strict=True)]
+    assert changed == [False] * 8 + [True] * 8 + [False] * 8
+
+
+def test_other_ways_with_interlaced_video_are_a_programming_error(tmp_path):
+    with pytest.raises(ValueError, match="not one of deinterlace, keep"):
+        open_reader(make(tmp_path / "in.mp4"), interlaced="weave")
+
+
+# Damage.
+
+
+def zeroed(path, start, end):
+    """A copy of which a stretch, from 0 to 1, was overwritten with zeros."""
+    data = bytearray(path.read_bytes())
+    a, b = int(len(data) * start), int(len(data) * end)
+    data[a:b] = bytes(b - a)
+    target = path.with_stem("damaged")
+    target.write_bytes(data)
+    return target
+
+
+def without(path, start, end):
+    """A copy that lacks a stretch, from 0 to 1."""
+    data = path.read_bytes()
+    target = path.with_stem("damaged")
+    target.write_bytes(data[: int(len(data) * start)] + data[int(len(data) * end) :])
+    return target
+
+
+def assert_hole(path, whole, doubtful, most_lines=1):
+    """What is left of `whole` is right and at its time, but for so many frames at a hole, and what
+    lacks is said where it is."""
+    frames, damage, _ = read(path)
+    assert len(frames) < len(whole)
+    by_time = {round(float(frame.time * RATE)): frame.image for frame in whole}
+    right = [torch.equal(f.image, by_time[round(float(f.time * RATE))]) for f in frames]
+    assert right.count(False) <= doubtful
+    gaps = [(a, b) for a, b in pairwise(frames) if round(float((b.time - a.time) * RATE)) > 1]
+    assert [b.follows_gap for b in frames].count(True) == len(gaps)
+    assert 1 <= len(gaps) == len(damage) <= most_lines
+    for (a, b), line in zip(gaps, damage, strict=True):
+        assert b.follows_gap
+        missing = float(b.time - a.time) - 1 / RATE
+        told = float(re.search(r"damaged: ([\d.]+) s of the picture are missing at ", line)[1])
+        assert told == pytest.approx(missing, abs=0.011)
+        assert path.name in line
+
+
+HOLES = [
+    ("webm", "libvpx-vp9", {"crf": "40", "b": "0"}, zeroed, 0),
+    ("mkv", "libx264", {"bf": "0"}, zeroed, 0),
+    ("mkv", "libx264", {"bf": "0"}, without, 0),
+    ("flv", "libx264", {"bf": "0"}, zeroed, 0),
+    ("ts", "mpeg2video", {}, zeroed, 0),
+    ("ts", "libx264", {"bf": "0"}, without, 0),
+    # The tail of a picture may be zeros without an error, and the first one after a hole joined to
+    # what is left of another.
+    ("mpg", "mpeg2video", {}, zeroed, 1),
+    ("mov", "mpeg4", {}, zeroed, 1),
+    ("mp4", "libx265", {"x265-params": "log-level=error:bframes=0:keyint=10"}, zeroed, 1),
+]
+
+
+@pytest.mark.parametrize(("suffix", "codec", "options", "harm", "doubtful"), HOLES)
+@pytest.mark.parametrize("sound", [None, "mp2"])
+def test_a_hole_is_said_and_what_follows_it_is_right(
+    tmp_path, suffix, codec, options, harm, doubtful, sound
+):
+    if sound:
+        sound = {"webm": "libopus", "flv": "aac", "mov": "aac"}.get(suffix, sound)
+    path = make(
+        tmp_path / f"whole.{suffix}", 100, codec, sound=sound, picture=grainy, g="10",
+        format="mpeg" if suffix == "mpg" else None,
+        pixel_format="yuvj420p" if codec == "mjpeg" else "yuv420p", **options,
+    )  # fmt: skip
+    assert_hole(harm(path, 0.4, 0.6), frames_of(path), doubtful, most_lines=2)
+
+
+def remuxed(path, target, keep):
+    """A copy with those packets, told by kind and second, for which `keep` is true."""
+    with av.open(str(path)) as source, av.open(str(target), "w") as out:
+        streams = {s.index: out.add_stream_from_template(s) for s in source.streams}
+        for packet in source.demux():
+            if packet.dts is not None and keep(packet.stream.type, packet.pts * packet.time_base):
+                packet.stream = streams[packet.stream.index]
+                out.mux(packet)
+    return target
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4", "flv", "ts"])
+def test_packets_that_lack_in_picture_and_sound_are_a_hole(tmp_path, suffix):
+    path = make(tmp_path / f"whole.{suffix}", 200, "libx264", sound="aac", bf="0", g="10")
+    first = frames_of(path)[0].time
+    with av.open(str(path)) as container:
+        begin = next(container.decode(video=0)).time
+    target = tmp_path / f"in.{suffix}"
+    remuxed(path, target, lambda kind, time: not 2 - 0.001 <= time - begin < 5)
+    frames, damage, _ = read(target)
+    assert first == 0 and len(frames) == 125
+    (line,) = damage
+    assert re.search(r"(2.98|3.00) s of the picture are missing at 2.", line)
+    assert [frame.follows_gap for frame in frames] == [False] * 50 + [True] + [False] * 74
+
+
+STILLS = {
+    "no_sound": {},
+    "sound_goes_on": {"sound": True},
+    "sound_ends": {"sound": True, "sound_times": [(0, 1)]},
+    "sound_begins": {"sound": True, "sound_times": [(9, 99)]},
+    "sound_pauses_elsewhere": {"sound": True, "sound_times": [(0, 2), (4, 99)]},
+    "silence_left_out": {"sound": True, "sound_times": [(a / 2, a / 2 + 0.1) for a in range(30)]},
+}
+
+
+@pytest.mark.parametrize("kind", STILLS)
+@pytest.mark.parametrize(
+    ("suffix", "codec", "sound"),
+    [("mkv", "libx264", "aac"), ("mp4", "libx264", "aac"), ("webm", "libvpx-vp9", "libopus"),
+     ("webm", "libvpx", "libopus"), ("flv", "libx264", "aac"), ("ts", "libx264", "mp2")],
+)  # fmt: skip
+def test_a_clip_that_stands_still_is_not_called_damaged(tmp_path, suffix, codec, sound, kind):
+    times = [*range(25), *range(275, 300)]
+    options = {**STILLS[kind], "sound": sound if STILLS[kind] else None}
+    if suffix == "ts" and kind in ("no_sound", "sound_ends"):
+        pytest.skip("FFmpeg's rule: a jump of 10 s in a transport stream is a joint")
+    if suffix == "ts":
+        options["bf"] = "0"
+    path = make(tmp_path / f"in.{suffix}", times=times, codec=codec, **options)
+    frames, damage, _ = read(path)
+    assert times_of(frames) == pytest.approx(times, abs=0.03)
+    assert not damage
+    assert not any(frame.follows_gap for frame in frames)
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4", "webm", "avi", "mov", "flv"])
+def test_slides_are_not_called_damaged(tmp_path, suffix):
+    codec = {"webm": "libvpx-vp9", "avi": "mpeg4", "flv": "flv1"}.get(suffix, "libx264")
+    times = range(0, 125 * 8, 125)
+    path = make(tmp_path / f"in.{suffix}", times=times, codec=codec, sound=None)
+    frames, damage, _ = read(path)
+    assert times_of(frames) == pytest.approx(list(times), abs=0.03)
+    assert not damage
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [
+    ("mp4", "libx264"), ("mkv", "libx264"), ("webm", "libvpx-vp9"), ("avi", "mjpeg"),
+    ("mov", "mpeg4"),
+])  # fmt: skip
+@pytest.mark.parametrize("sound", [False, True])
+def test_an_end_that_lacks_is_said(tmp_path, suffix, codec, sound):
+    sound = {"webm": "libopus", "avi": "mp2"}.get(suffix, "aac") if sound else None
+    pixel_format = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    form = {"pixel_format": pixel_format, "sound": sound, "g": "5", "picture": grainy}
+    if suffix in ("mp4", "mov"):
+        form["movflags"] = "+faststart"
+    path = tmp_path / f"whole.{suffix}"
+    if suffix in ("mp4", "mov"):
+        copy(make(tmp_path / "plain.mkv", 240, codec, **{**form, "movflags": ""}), path)
+    else:
+        make(path, 240, codec, **form)
+    cut = without(path, 0.95, 1)
+    frames, damage, _ = read(cut)
+    assert 210 < len(frames) < 240
+    end = float(frames[-1].time) + 1 / RATE
+    (line,) = [line for line in damage if "cut short" in line]
+    missing = float(re.search(r"the last ([\d.]+) s, from [\d.]+ s on, are missing", line)[1])
+    assert missing == pytest.approx(240 / RATE - end, abs=0.1)
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4", "flv", "mov"])
+@pytest.mark.parametrize("longer", ["sound", "picture"])
+def test_sound_and_picture_of_different_lengths_are_not_called_damaged(tmp_path, suffix, longer):
+    count, times = (50, [(0, 1)]) if longer == "picture" else (50, None)
+    path = make(tmp_path / "all.mkv", count, "libx264", sound="aac", sound_times=times, bf="0")
+    target = tmp_path / f"in.{suffix}"
+    remuxed(path, target, lambda kind, time: longer == "picture" or kind == "audio" or time < 1)
+    frames, damage, _ = read(target)
+    assert len(frames) == (50 if longer == "picture" else pytest.approx(25, abs=1))
+    assert not damage
+    assert frames[-1].duration == pytest.approx(1 / RATE, abs=0.002)
+
+
+def test_damaged_sound_costs_no_frame_and_is_said(tmp_path):
+    path = make(tmp_path / "in.mkv", 50, "libx264", sound="flac")
+    data = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        packets = [p for p in container.demux(audio=0) if p.size and p.pos]
+    for packet in packets[5:8]:
+        data[packet.pos + 20 : packet.pos + packet.size] = bytes(packet.size - 20)
+    path.write_bytes(data)
+    with open_reader(path) as reader:
+        reader.decoded_streams = [reader.other_streams[0].index]
+        frames = list(reader)
+    assert len(frames) == 50
+    assert reader.damage and all("the sound is damaged at " in line for line in reader.damage)
+    assert reader.queue
+
+
+def test_a_stream_without_a_decoder_is_named(tmp_path):
+    data = make(tmp_path / "in.mp4", codec="libx264", sound="aac").read_bytes()
+    (tmp_path / "sound.mp4").write_bytes(data.replace(b"mp4a", b"apac").replace(b"esds", b"xxxx"))
+    with open_reader(tmp_path / "sound.mp4") as reader:
+        assert len(list(reader)) == 10
+        assert [describe(stream) for stream in reader.unread_streams] == ["apac audio"]
+    (tmp_path / "video.mp4").write_bytes(data.replace(b"avc1", b"xyz9"))
+    with pytest.raises(FileError, match="The video of .*video.mp4 is xyz9, which can't be decoded"):
+        open_reader(tmp_path / "video.mp4")
+
+
+def test_files_without_a_frame_are_an_error_of_one_line(tmp_path):
+    whole = make(tmp_path / "in.mp4", 30, "libx264").read_bytes()
+    moov = whole.index(b"moov")
+    (tmp_path / "moov.mp4").write_bytes(whole[: moov + 313])
+    mdat = whole.index(b"mdat") + 4
+    zeros = bytes(moov - 4 - mdat)
+    (tmp_path / "zeros.mp4").write_bytes(whole[:mdat] + zeros + whole[moov - 4 :])
+    (tmp_path / "noise.mp4").write_bytes(
+        whole[:mdat] + np.random.default_rng(0).bytes(len(zeros)) + whole[moov - 4 :]
+    )
+    make(tmp_path / "sound.mkv", 1, sound="aac")
+    with av.open(str(tmp_path / "header.mkv"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=RATE)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        container.start_encoding()
+    for name, message in [
+        ("moov.mp4", "damaged or cut short"),
+        ("zeros.mp4", "holds no video frame that can be decoded.*damaged, cut short or encrypted"),
+        ("noise.mp4", "holds no video frame that can be decoded.*damaged, cut short or encrypted"),
+        ("header.mkv", "header.mkv"),
+    ]:
+        with pytest.raises(FileError, match=message) as error:
+            read(tmp_path / name)
+        assert "\n" not in str(error.value)
+
+
+def test_a_cover_picture_is_no_video(tmp_path):
+    with av.open(str(tmp_path / "in.mp4"), "w") as container:
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = WIDTH, HEIGHT, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        frame = av.VideoFrame.from_ndarray(pattern(0), "rgb24").reformat(format="yuvj420p")
+        packets = noise(container, "aac", 0, Fraction(1), None)
+        packets += cover.encode(frame) + cover.encode(None)
+        for packet in packets:
+            container.mux(packet)
+    with pytest.raises(FileError, match="no video, only a cover picture, audio"):
+        open_reader(tmp_path / "in.mp4")

@@ -40,10 +40,13 @@ class Evidence:
     Args:
         format_name: FFmpeg's.
         density: mean bytes per second of the file, if its length is known.
+        is_whole: whether the file is as long as it should be.
     """
 
-    def __init__(self, format_name: str, density: float | None):
-        self.has_constant_rate = format_name in _CONSTANT_RATE
+    def __init__(self, format_name: str, density: float | None, is_whole: bool):
+        self.is_whole = is_whole
+        #: Whether frames are missing wherever there are gaps between packets.
+        self.tells_by_gaps = not is_whole or format_name in _CONSTANT_RATE
         self._is_contiguous = format_name in _CONTIGUOUS
         self._density = density
         self.file_end: int | None = None  # where the packets so far end, bytes
@@ -107,7 +110,7 @@ class Evidence:
         )
 
 
-def has_clean_end(path: Path, last_packet_end: int | None) -> bool:
+def has_clean_end(path: Path, last_packet_end: int | None = None) -> bool:
     """Whether a file is as long as its header states, and what follows its last packet is what its
     format has there. Knows Matroska, WebM and AVI; takes others for clean.
 

@@ -45,6 +45,8 @@ INTERLACED = tuple(_INTERLACING)
 _IN_DECODER = 20
 # A file that can't be read on so many times is at its end.
 _MOST_FAILURES = 20
+# MPEG-TS marks a packet beside which something is missing: a gap of the picture within so many more.
+_SUSPECT_AFTER = 4
 # So many frames at one time: the file tells no times.
 _AT_ONE_TIME = 64
 
@@ -242,16 +244,20 @@ class VideoReader(Reader):
             for moment in (self._start, self._end)
         )
         length = container.duration and container.duration / av.time_base
-        self._evidence = Evidence(container.format.name, length and container.size / length)
+        is_whole = has_clean_end(self._path)
+        density = length and container.size / length
+        self._evidence = Evidence(container.format.name, density, is_whole)
         #: Since the last video packet: what makes a gap before the next one damage, or is damage.
-        self._is_suspect, self._is_damaged, self._skipped_bytes = False, False, 0
+        self._suspect_packets, self._is_damaged, self._skipped_bytes = 0, False, 0
+        self._latest: av.Packet | None = None  # packet, and the one before the bytes passed over
+        self._before_skip: av.Packet | None = None
         self._key_pts: float | None = -math.inf  # of the key frame that decoding began with
         self._sent: dict[int, int] = {}  # packets in the decoder: when shown, how long
         self._last_stamp = -math.inf  # of decoded frames, seconds
         self._reached = self._video_reached = -math.inf  # the end of what was read, seconds
         self._packet_count = 0
         self._is_after_end = False
-        self._sound_ends: dict[int, float] = {}
+        self._sounded: dict[int, tuple[float, float]] = {}  # a stream's last packet: when, how long
         self._early: list[av.Packet] | None = []  # sound that was read before it is wanted
 
     def _find_first(self, seek_to: Fraction | float | None) -> bool:
@@ -437,9 +443,12 @@ class VideoReader(Reader):
             yield packet
 
     def _look_at(self, packet: av.Packet) -> None:
-        self._is_suspect |= packet.is_corrupt or self._evidence.has_constant_rate
+        if packet.is_corrupt:
+            self._suspect_packets = _SUSPECT_AFTER
         skipped = self._evidence.skipped_bytes(packet.pos, packet.size)
-        self._skipped_bytes = max(self._skipped_bytes, skipped)
+        if skipped > self._skipped_bytes:
+            self._skipped_bytes, self._before_skip = skipped, self._latest
+        self._latest = packet
 
     def _with_times_checked(self, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
         """The same packets; notes whether the file gives them all one time, which is none."""
@@ -455,8 +464,12 @@ class VideoReader(Reader):
         return chain(read, packets)
 
     def _video_packets(self, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
-        """The packets of the video; the others are handed on. Ends a little after the part."""
+        """The packets of the video; the others are handed on. Ends a little after the part.
+
+        Each waits for the next one, which may show that it is cut short itself.
+        """
         last_dts, is_over = -math.inf, False
+        held: av.Packet | None = None
         for packet in packets:
             if packet.dts is None:
                 time = None
@@ -464,7 +477,7 @@ class VideoReader(Reader):
                 time = float(packet.dts * packet.time_base)
                 # Sound is stored near the picture that it belongs to.
                 if is_over and time > self._end + 2:
-                    return
+                    break
             shown = time if packet.pts is None else float(packet.pts * packet.time_base)
             length = float((packet.duration or 0) * packet.time_base)
             if shown is not None:
@@ -478,22 +491,39 @@ class VideoReader(Reader):
             self._packet_count += 1
             if shown is not None:
                 self._video_reached = max(self._video_reached, shown + length)
-            if self._is_suspect or self._is_damaged or self._skipped_bytes:
+            if self._is_suspect() or self._is_damaged or self._skipped_bytes:
                 step = max(length, self._period)
-                self._judge(shown, time is not None and time - last_dts > 1.5 * step)
+                is_gap = time is not None and 1.5 * step < time - last_dts < math.inf
+                if self._is_hole(shown, is_gap):
+                    if held is not None and not self._is_cut(held):
+                        yield held
+                    held, self._key_pts = None, None
+                self._suspect_packets = max(0, self._suspect_packets - 1)
             if time is not None:
                 last_dts = time
                 is_over = time >= self._end
-            if not self._is_after_end:
-                yield packet
+            if held is not None and not self._is_after_end:
+                yield held
+            held = packet
+        if held is not None and not self._is_after_end:
+            yield held
 
-    def _judge(self, shown: float | None, is_gap: bool) -> None:
-        """Decide whether what was passed over before a video packet can have been pictures."""
-        if self._is_damaged or is_gap:
+    def _is_hole(self, shown: float | None, is_gap: bool) -> bool:
+        """Whether what was passed over before a video packet can have been pictures; notes that."""
+        is_hole = self._is_damaged or is_gap
+        if is_hole:
             end = self._last_stamp if shown is None else shown
-            self._evidence.mark(self._last_stamp, end, self._is_damaged, self._skipped_bytes)
-            self._key_pts = None
-        self._is_suspect, self._is_damaged, self._skipped_bytes = False, False, 0
+            skipped = 0 if self._is_suspect() else self._skipped_bytes
+            self._evidence.mark(self._last_stamp, end, self._is_damaged, skipped)
+        self._is_damaged, self._skipped_bytes = False, 0
+        return is_hole
+
+    def _is_suspect(self) -> bool:
+        return self._suspect_packets > 0 or self._evidence.tells_by_gaps
+
+    def _is_cut(self, packet: av.Packet) -> bool:
+        """Whether a packet before a hole reaches into it."""
+        return packet.is_corrupt or packet is self._before_skip or not self._evidence.is_whole
 
     def _take_other(self, packet: av.Packet, shown: float | None) -> None:
         """Hand on a packet of sound or subtitles if it belongs to the part."""
@@ -505,10 +535,12 @@ class VideoReader(Reader):
             return
         index = packet.stream.index
         if shown is not None and packet.stream.type == "audio":
-            end = self._sound_ends.get(index, shown)
-            if shown - end > LEAST_GAP:
-                self._evidence.add_silence(index, end, shown)
-            self._sound_ends[index] = shown + float((packet.duration or 0) * packet.time_base)
+            # MP4 has the packet before a gap last as long as the gap.
+            before, length = self._sounded.get(index, (shown, 0.0))
+            if shown - before - length > LEAST_GAP:
+                self._evidence.add_silence(index, before + length, shown)
+            own = float((packet.duration or 0) * packet.time_base)
+            self._sounded[index] = shown, min(own, length) or own
         if index in self.copied_streams and packet.size:
             self.queue.append((index, packet))
         elif index in self.decoded_streams:
@@ -544,7 +576,7 @@ class VideoReader(Reader):
                 self._key_pts = None
                 continue
             yield from self._stamped(frames)
-        if self._is_damaged or self._is_suspect:
+        if self._is_damaged or self._suspect_packets:
             self._evidence.mark(self._last_stamp, sys.float_info.max, self._is_damaged)
         try:
             frames = self._decoder.decode(None)
@@ -646,11 +678,15 @@ class VideoReader(Reader):
             return False
         last, step = before
         end = last + step
-        if shown - last > 1.5 * step and (
+        is_hole = shown - last > 1.5 * step and (
             self._evidence.explains(last, step, shown)
             or self._is_lost(last + step / 2, shown - step / 2)
-            or self._evidence.shares_silence(self._sounds(), end, shown)
+        )
+        if not is_hole and self._evidence.shares_silence(
+            self._sounds(), last + self._period, shown
         ):
+            is_hole, end = True, last + self._period
+        if is_hole:
             self.report_damage(
                 f"{name} is damaged: {shown - end:.2f} s of the picture are missing at "
                 f"{self._readable(end)}; the frame before them is held."
@@ -703,8 +739,9 @@ class VideoReader(Reader):
             if end is not None:
                 return end
             return length if length - max(reached, self._reached) > self._period else reached
-        # Many a writer's length is a guess.
-        return length if length - max(reached, self._reached) > max(1, length / 20) else reached
+        # Many a writer's length is a guess; AVI's is a number of frames.
+        slack = 2.5 * self._period if container.format.name == "avi" else max(1, length / 20)
+        return length if length - max(reached, self._reached) > slack else reached
 
     def _readable(self, moment: float) -> str:
         return readable_time(max(0, moment - self._begin))
