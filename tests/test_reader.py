@@ -543,8 +543,8 @@ STILLS = {
 @pytest.mark.parametrize("kind", STILLS)
 @pytest.mark.parametrize(
     ("suffix", "codec", "sound"),
-    [("mkv", "libx264", "aac"), ("mp4", "libx264", "aac"), ("webm", "libvpx-vp9", "libopus"),
-     ("webm", "libvpx", "libopus"), ("flv", "libx264", "aac"), ("ts", "libx264", "mp2")],
+    [("mkv", "libx264", "aac"), ("mp4", "libx264", "aac"), ("webm", "libvpx", "libopus"),
+     ("flv", "libx264", "aac"), ("ts", "libx264", "mp2")],
 )  # fmt: skip
 def test_a_clip_that_stands_still_is_not_called_damaged(tmp_path, suffix, codec, sound, kind):
     times = [*range(25), *range(275, 300)]
@@ -583,16 +583,16 @@ def test_an_end_that_lacks_is_said(tmp_path, suffix, codec, sound):
         form["movflags"] = "+faststart"
     path = tmp_path / f"whole.{suffix}"
     if suffix in ("mp4", "mov"):
-        copy(make(tmp_path / "plain.mkv", 240, codec, **{**form, "movflags": ""}), path)
+        copy(make(tmp_path / "plain.mkv", 120, codec, **{**form, "movflags": ""}), path)
     else:
-        make(path, 240, codec, **form)
+        make(path, 120, codec, **form)
     cut = without(path, 0.95, 1)
     frames, damage, _ = read(cut)
-    assert 210 < len(frames) < 240
+    assert 100 < len(frames) < 120
     end = float(frames[-1].time) + 1 / RATE
     (line,) = [line for line in damage if "cut short" in line]
     missing = float(re.search(r"the last ([\d.]+) s, from [\d.]+ s on, are missing", line)[1])
-    assert missing == pytest.approx(240 / RATE - end, abs=0.1)
+    assert missing == pytest.approx(120 / RATE - end, abs=0.1)
 
 
 @pytest.mark.parametrize("suffix", ["mkv", "mp4", "flv", "mov"])

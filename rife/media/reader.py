@@ -45,7 +45,7 @@ INTERLACED = tuple(_INTERLACING)
 _IN_DECODER = 20
 # A file that can't be read on so many times is at its end.
 _MOST_FAILURES = 20
-# MPEG-TS marks a packet beside which something is missing: a gap of the picture within so many more.
+# MPEG-TS marks a packet beside which something is missing: a gap within so many more is damage.
 _SUSPECT_AFTER = 4
 # So many frames at one time: the file tells no times.
 _AT_ONE_TIME = 64
@@ -734,14 +734,15 @@ class VideoReader(Reader):
             if self._start <= 0 and self._packet_count >= stream.frames:
                 return reached
             return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+        if container.format.name == "avi" and stream.frames:  # as its header has it
+            return max(reached, stream.frames * self._period)
         if not has_clean_end(self._path, self._evidence.file_end):
             end = _tagged_end(stream)
             if end is not None:
                 return end
             return length if length - max(reached, self._reached) > self._period else reached
-        # Many a writer's length is a guess; AVI's is a number of frames.
-        slack = 2.5 * self._period if container.format.name == "avi" else max(1, length / 20)
-        return length if length - max(reached, self._reached) > slack else reached
+        # Many a writer's length is a guess.
+        return length if length - max(reached, self._reached) > max(1, length / 20) else reached
 
     def _readable(self, moment: float) -> str:
         return readable_time(max(0, moment - self._begin))
