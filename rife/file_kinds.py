@@ -47,7 +47,7 @@ UNREADABLE = (
     (rb".{4}TFL3", f"a TensorFlow Lite model; {_GET}"),
     (rb"\x89HDF\r\n\x1a\n", f"a Keras or other HDF5 file; {_GET}"),
     (rb".{4}ET\d\d", f"an ExecuTorch program; {_GET}"),
-    (rb"RKNN|.{4}MNN", f"a model for phones; {_GET}"),
+    (rb"RKNN", f"an RKNN model; {_GET}"),
     (rb"\x93NUMPY", f"a NumPy array; {_GET}"),
     (
         rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF|.{4}ftyp|\x1aE\xdf\xa3",
