@@ -21,7 +21,8 @@ from .IFNet_HDv3 import IFNet_HDv3
 from .IFNet_m import IFNet_m
 from .IFNet_v4 import IFNet_v4
 from .network import Network, advice_on_range, dtype_name, is_finite
-from .safe_read import CheckpointError, Contents, read_tensors
+from .safe_read import Contents, read_tensors
+from .stored import CheckpointError
 
 #: Each is asked in turn whether a state dict is its own; none accepts another's.
 FAMILIES: tuple[type[Network], ...] = (IFNet_v4, IFNet_HDv3, IFNet, IFNet_m)
