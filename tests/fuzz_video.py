@@ -2,8 +2,8 @@
 
 Each is read, and written again by `interpolate_file`, in a process of its own. It may become a clip
 or be refused in a line. Nothing else may happen: no other error, no crash, no more than 10 seconds
-or 1 GB, no temporary file, thread or open file left behind; and what is missing in the output must
-have been said. POSIX only.
+of work or 1 GB, no temporary file, thread or open file left behind; and what is missing in the
+output must have been said. Linux only.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import random
 import re
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -326,7 +327,10 @@ class Fuzzer:
             with open("stderr", "wb") as stderr:
                 os.dup2(stderr.fileno(), 2)
                 faulthandler.enable(stderr)
-                faulthandler.dump_traceback_later(SECONDS, exit=True, file=stderr)
+                # Of work, whatever else the machine does; and of waiting for what never comes.
+                faulthandler.register(signal.SIGXCPU, stderr, chain=True)
+                resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 5))
+                faulthandler.dump_traceback_later(12 * SECONDS, exit=True, file=stderr)
                 limit_memory()
                 outcome = attempt(case, self._model, expected)
                 Path("outcome").write_text(json.dumps(vars(outcome)))
@@ -334,7 +338,8 @@ class Fuzzer:
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         told = (self.folder / "stderr").read_text(errors="replace")
         if status:
-            return Outcome("hang" if "Timeout" in told else "crash", f"status {status}\n{told}")
+            is_hang = "Timeout" in told or status == -signal.SIGXCPU
+            return Outcome("hang" if is_hang else "crash", f"status {status}\n{told}")
         if "Traceback" in told or "Exception ignored" in told:
             return Outcome("traceback", told)
         return Outcome(**json.loads((self.folder / "outcome").read_text()))
