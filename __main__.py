@@ -9,5 +9,8 @@ if __name__ == "__main__":
     # Ctrl-C ends quietly while torch is imported, which takes seconds; main has better then.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     from rife.cli import main
+    from rife.interrupts import ignore
 
-    sys.exit(main())
+    status = main()
+    ignore()
+    sys.exit(status)

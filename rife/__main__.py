@@ -3,5 +3,8 @@
 import sys
 
 from .cli import main
+from .interrupts import ignore
 
-sys.exit(main())
+status = main()
+ignore()
+sys.exit(status)

@@ -31,6 +31,12 @@ def exit_at_once() -> None:
     _handle_by(lambda number, _: os._exit(128 + number))
 
 
+def ignore() -> None:
+    """From here on no signal changes what the program says: for when all is done and Python, which
+    takes a while, ends."""
+    _handle_by(signal.SIG_IGN)
+
+
 @contextmanager
 def raised_once() -> Iterator[Callable[[], None]]:
     """Within the block the first signal raises Interrupted, the second leaves the first one's
@@ -76,7 +82,7 @@ def held_back() -> Iterator[None]:
 _Handler = Callable[[int, FrameType | None], object]
 
 
-def _handle_by(handler: _Handler) -> dict[int, _Handler | int]:
+def _handle_by(handler: _Handler | int) -> dict[int, _Handler | int]:
     """Returns the handlers that were there. What is ignored stays so: `nohup` and shells, for what
     they run in the background, mean it. Python knows signals in the main thread only."""
     if threading.current_thread() is not threading.main_thread():

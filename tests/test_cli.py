@@ -546,6 +546,20 @@ print("not reached")
     assert run.returncode == 143
 
 
+@posix
+def test_a_signal_while_python_ends_does_not_change_the_status(tmp_path):
+    script = """
+import atexit, os, runpy, signal, sys
+
+atexit.register(lambda: [os.kill(os.getpid(), n) for n in (signal.SIGINT, signal.SIGTERM)])
+sys.argv = ["rife", "models"]
+runpy.run_module("rife", run_name="__main__")
+"""
+    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert DEFAULT in run.stdout
+
+
 def test_signals_that_were_ignored_stay_so(model, short, tmp_path, monkeypatch):
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     write = VideoWriter.write
