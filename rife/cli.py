@@ -286,8 +286,16 @@ def _parser() -> argparse.ArgumentParser:
         "--crf", type=_read_by(_quality), default=18, metavar="Q",
         help="video quality, from 0 (lossless) to 51 (tiny), or 63 of VP9 and AV1; default 18",
     )  # fmt: skip
-    p.add_argument("--codec", help="video encoder, such as libx265, libvpx-vp9, prores_ks, ffv1")
-    p.add_argument("--pixel-format", help="such as yuv420p10le; default yuv420p")
+    p.add_argument(
+        "--codec",
+        help="video encoder, such as libx264, libx265, libvpx-vp9, libsvtav1, prores_ks, ffv1; the "
+        "default is H.264 (VP9 in .webm), H.265 (AV1) for HDR, ProRes for transparency in .mov",
+    )
+    p.add_argument(
+        "--pixel-format",
+        help="such as yuv420p10le; the default is yuv420p, which all players take, more bits for "
+        "HDR, and what IN has in codecs for editing, such as ffv1",
+    )
     p.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     p.add_argument(
         "--strict", action="store_true",

@@ -758,3 +758,25 @@ def test_the_last_frame_lasts_as_long_as_it_is_told(tmp_path, target, codec, cou
         *_, frame = reader
         assert len([*_, frame]) == count
     assert float(frame.duration) == pytest.approx(3, abs=0.002)
+
+
+@pytest.mark.parametrize("target", ["out.mkv", "out.mp4"])
+def test_packets_shorter_than_the_clock_stay_in_time(tmp_path, target):
+    source = make(tmp_path / "a.mkv", count=25)
+    with av.open(str(source)) as container, av.open(str(tmp_path / "in.mkv"), "w") as out:
+        video = out.add_stream_from_template(container.streams.video[0], opaque=True)
+        sound = out.add_stream("pcm_s16le", rate=48000)
+        for packet in container.demux(video=0):
+            if packet.size:
+                packet.stream = video
+                out.mux(packet)
+        # 40 samples last 5/6 ms: of six packets, two get the same millisecond.
+        for first in range(0, 48000, 40):
+            frame = chunk(tone(40, 48000, 2, first), 48000, first, "stereo")
+            out.mux(sound.encode(frame))
+        out.mux(sound.encode(None))
+    before, after = heard(tmp_path / "in.mkv"), heard(copy(tmp_path / "in.mkv", tmp_path / target))
+    assert before[1] == pytest.approx(1, abs=0.01)
+    # In MP4 it is encoded anew, in pieces of 21 ms.
+    assert after[1] == pytest.approx(before[1], abs=0.002 if target == "out.mkv" else 0.022)
+    assert after[0] == pytest.approx(before[0], abs=0.005)

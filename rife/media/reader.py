@@ -28,6 +28,7 @@ from .streams import (
     disposition,
     file_url,
     kept_tags,
+    summarize,
 )
 from .timestamps import MAY_JUMP, FrameTimes, SteadyClock
 
@@ -201,8 +202,11 @@ class VideoReader(Reader):
         """Start, end, both in seconds after `origin`, and tags, of the part that is read."""
         chapters = []
         end_of_part = self._end - self.origin
-        # Older PyAV knows no chapters.
-        for chapter in getattr(self._container, "chapters", list)():
+        if not hasattr(self._container, "chapters"):
+            if "Chapter #" in summarize(self._container):
+                logger.warning("Chapters are left out: they need a newer PyAV (pip install -U av).")
+            return []
+        for chapter in self._container.chapters():
             start, end = (
                 min(chapter[side] * chapter["time_base"] - self.origin, end_of_part)
                 for side in ("start", "end")

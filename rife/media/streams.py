@@ -43,15 +43,20 @@ def codec_name(stream: av.stream.Stream) -> str | None:
     if stream.codec_context is not None:
         return stream.codec_context.name
     # PyAV knows nothing of a stream without a decoder, but FFmpeg's summary of the file does.
-    level = av.logging.get_level()
-    try:
-        av.logging.set_level(av.logging.INFO)
-        summary = stream.container.dumps_format()
-    finally:
-        av.logging.set_level(level)
+    summary = summarize(stream.container)
     match = re.search(rf"Stream #0:{stream.index}\b.*?: \w+: (\w+)(?: \((\S+) /)?", summary)
     name = match and (match[2] if match[1] in ("none", "unknown") else match[1])
     return name or None
+
+
+def summarize(container: av.container.InputContainer) -> str:
+    """What FFmpeg's own programs print of a file."""
+    level = av.logging.get_level()
+    try:
+        av.logging.set_level(av.logging.INFO)
+        return container.dumps_format()
+    finally:
+        av.logging.set_level(level)
 
 
 def disposition(stream: av.stream.Stream) -> int:

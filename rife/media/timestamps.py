@@ -29,7 +29,6 @@ class _Track:
     last: float | None = None  # decoding time of its last packet, seconds
     next: float = -math.inf  # when its next packet is due
     end: float = -math.inf  # when what it shows or plays ends
-    last_ticks: int | None = None
 
 
 class SteadyClock:
@@ -127,13 +126,8 @@ class SteadyClock:
                 packet.pts += ticks
         length = float((packet.duration or 0) * base)
         time = float(packet.dts * base)
-        if is_sound:
-            if track.piece and time < track.next - length / 2:
-                return False
-            if track.last_ticks is not None and packet.dts <= track.last_ticks:
-                packet.dts = track.last_ticks + 1
-                packet.pts = max(packet.dts, packet.dts if packet.pts is None else packet.pts)
-            track.last_ticks = packet.dts
+        if is_sound and track.piece and time < track.next - length / 2:
+            return False
         shown = time if packet.pts is None else float(packet.pts * base)
         if packet.pos is None and shown - track.end > self._ahead > -track.end:
             # A packet without a time of its own got that of the next, which is of another piece.

@@ -16,6 +16,7 @@ from .colors import Colors
 # Seconds between where sound should go on and where it does. What is less is the rounding of its
 # times; what is more is filled with silence, or left out.
 _JUMP = Fraction(1, 200)
+_MAY_REPEAT_TIMES = 0x20000  # AVFMT_TS_NONSTRICT
 # What sound of so many channels is taken for that doesn't name them, as FFmpeg guesses it; the
 # second where an encoder knows no other.
 _UNNAMED = {
@@ -46,18 +47,26 @@ class CopiedTrack:
     def __init__(self, container: av.container.OutputContainer, stream: av.stream.Stream):
         self._container = container
         self.stream = container.add_stream_from_template(stream, opaque=True)
-        self._next = None  # when the next packet is due, in its time base
-        self._last = None
+        # Of packets that a coarse clock gives one time, most containers want the second later.
+        self._least_step = 0 if container.format.flags & _MAY_REPEAT_TIMES else 1
+        self._last: int | None = None  # decoding time, in the stream's own time base
+        self._due = 0
 
     def write(self, item: av.Packet) -> None:
-        dts = item.pts if item.dts is None else item.dts
-        if dts is None:
-            dts = self._next or 0
+        base = self.stream.time_base
+
+        def to_base(ticks: int) -> int:
+            return round(ticks * item.time_base / base)
+
+        pts, dts = (None if t is None else to_base(t) for t in (item.pts, item.dts))
+        dts = self._due if dts is None and pts is None else pts if dts is None else dts
         if self._last is not None:
-            dts = max(dts, self._last + 1)  # containers refuse what goes back
-        item.dts, item.pts = dts, max(dts, dts if item.pts is None else item.pts)
-        self._last, self._next = dts, dts + (item.duration or 1)
-        item.stream = self.stream
+            dts = max(dts, self._last + self._least_step)
+        duration = to_base(item.duration or 0)
+        item.pts = dts if pts is None else max(pts, dts)
+        item.dts, item.duration = dts, duration
+        item.time_base, item.stream = base, self.stream
+        self._last, self._due = dts, dts + duration
         self._container.mux(item)
 
     def finish(self) -> None:

@@ -211,6 +211,8 @@ class VideoWriter(Writer):
                 "%s in %s holds no transparency: it becomes black. %s.",
                 name, self._path.suffix, _capitalized(self._kind.alpha_advice),
             )  # fmt: skip
+        if self._is_deep_hdr and not fewer_bits:
+            logger.info("The clip is HDR: it is written with %s in %d bits.", encoder, has.bits)
         less = []
         if fewer_bits:
             less.append(f"{has.bits} bits of {wanted.bits}")
