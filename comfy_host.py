@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from . import rife
+from .rife.console import printable
 from .rife.download import fetch
 from .rife.fileio import plain_errors
 from .rife.media.base import to_uint8
@@ -158,15 +159,10 @@ def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
         try:
             return execute(node, **named)
         except (OSError, ValueError) as error:
-            error.args = tuple(one_line(x) if isinstance(x, str) else x for x in error.args)
+            error.args = tuple(printable(x) if isinstance(x, str) else x for x in error.args)
             raise
 
     return execute_checked
-
-
-def one_line(text: str) -> str:
-    """The text without line breaks and other control characters."""
-    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def register_model_folders() -> None:
@@ -453,7 +449,7 @@ class _Warnings(logging.Handler):
         self.texts: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = one_line(record.getMessage())
+        text = printable(record.getMessage())
         if text not in self.texts:
             self.texts.append(text)
 

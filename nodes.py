@@ -16,6 +16,7 @@ from torch import Tensor
 
 from . import comfy_host as host
 from . import rife
+from .rife.console import printable
 from .rife.media import open_reader
 from .rife.zoo import DEFAULT
 
@@ -80,7 +81,7 @@ class LoadRIFEModel(io.ComfyNode):
         try:
             host.fingerprint(model_name)
         except FileNotFoundError as error:
-            return host.one_line(str(error))
+            return printable(str(error))
         return True
 
     @classmethod

@@ -734,7 +734,7 @@ def test_warnings_are_said_once_and_in_a_line_each(pack: SimpleNamespace) -> Non
         logger.info("unimportant")
         logging.getLogger("elsewhere").warning("not ours")
     logger.warning("after")
-    assert lines == ["a [31m.mp4 is damaged", "b .mp4 is damaged"]
+    assert lines == ["a\\x1b[31m.mp4 is damaged", "b\\n.mp4 is damaged"]
 
 
 def test_a_model_of_core_is_used_with_its_own_tensors(
