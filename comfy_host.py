@@ -45,6 +45,7 @@ from .rife.zoo import DEFAULT, ZOO
 OWN, CORE, PACK = FOLDERS = ("rife", "frame_interpolation", "ComfyUI-Frame-Interpolation")
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")
 SECONDS_BETWEEN_PREVIEWS = 0.3
+_IMAGE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def known(maker: Callable, **options: Any) -> dict[str, Any]:
@@ -73,7 +74,8 @@ def _is_number(entry: io.Input, value: Any) -> bool:
 def _is_image(entry: io.Input, value: Any) -> bool:
     return (
         isinstance(value, Tensor)
-        and value.is_floating_point()
+        and value.dtype in _IMAGE_DTYPES
+        and value.layout == torch.strided
         and value.ndim == 4
         and 0 not in value.shape
         and value.shape[3] in (1, 3, 4)

@@ -199,6 +199,7 @@ ODD_VALUES = {
         *(torch.rand(0, 4, 4, 3), torch.rand(2, 0, 4, 3), torch.rand(2, 4, 4, 5)),
         *(torch.zeros(2, 4, 4, 3, dtype=torch.uint8), torch.zeros(2, 4, 4, 3, dtype=torch.bool)),
         *(torch.rand(2, 4, 4, 3, dtype=torch.complex64), torch.rand(1, 2, 4, 4, 3)),
+        *(torch.rand(2, 4, 4, 3).to(torch.float8_e5m2), torch.rand(2, 4, 4, 3).to_sparse()),
     ],
 }
 
@@ -249,7 +250,8 @@ def test_values_that_only_look_odd_do(
         frames.flip(0).flip(0).requires_grad_(),
     ):
         assert torch.allclose(interpolate(pack, model, images, 2.0).float(), whole, atol=1e-5)
-    assert interpolate(pack, model, frames.half(), 2).sub(whole).abs().max() < 0.02
+    for dtype in (torch.float16, torch.bfloat16):
+        assert interpolate(pack, model, frames.to(dtype), 2).sub(whole).abs().max() < 0.02
     assert interpolate(pack, model, frames[:, :1, :1], 3).shape == (10, 1, 1, 3)
 
 
