@@ -620,8 +620,22 @@ def test_damaged_sound_costs_no_frame_and_is_said(tmp_path):
         reader.decoded_streams = [reader.other_streams[0].index]
         frames = list(reader)
     assert len(frames) == 50
-    assert reader.damage and all("the sound is damaged at " in line for line in reader.damage)
+    assert reader.damage and all(": audio is damaged at " in line for line in reader.damage)
     assert reader.queue
+
+
+def test_sound_that_is_cut_short_costs_no_frame(tmp_path):
+    make(tmp_path / "all.mkv", 50, "libx264", sound="flac", bf="0", g="30")
+    path = tmp_path / "whole.mkv"
+    remuxed(tmp_path / "all.mkv", path, lambda kind, time: kind == "audio" or time < 1.199)
+    with av.open(str(path)) as container:
+        last = max((p for p in container.demux() if p.size), key=lambda packet: packet.pos)
+        assert last.stream.type == "audio"
+    cut = tmp_path / "in.mkv"
+    cut.write_bytes(path.read_bytes()[: last.pos + last.size // 2])
+    frames, damage, _ = read(cut)
+    assert len(frames) == 30
+    assert any("audio is damaged" in line or "cut short" in line for line in damage)
 
 
 def test_a_stream_without_a_decoder_is_named(tmp_path):

@@ -435,14 +435,18 @@ class VideoReader(Reader):
                 return
             except (OSError, LookupError, *AV_ERRORS):  # PyAV looks up streams that appear late
                 failures += 1
-                self._is_damaged = True
+                self._suspect_packets = _SUSPECT_AFTER
+                self._evidence.mark(self._last_stamp, self._last_stamp, is_certain=True)
                 packets = self._container.demux(*streams)
                 continue
             failures = 0
             self._look_at(packet)
             # In MPEG-TS the flag may stand for no more than a seam between two pieces.
             if packet.is_corrupt and self._container.format.name != "mpegts":
-                self._is_damaged = True
+                if packet.stream.index == self._stream.index:
+                    self._is_damaged = True
+                else:
+                    self._report_sound(packet)
                 continue
             yield packet
 
@@ -551,10 +555,13 @@ class VideoReader(Reader):
             try:
                 self.queue.extend((index, frame) for frame in packet.decode())
             except AV_ERRORS:
-                where = "" if shown is None else f" at {self._readable(shown)}"
-                self.report_damage(
-                    f"{self._path.name}: the sound is damaged{where}; it is left out."
-                )
+                self._report_sound(packet)
+
+    def _report_sound(self, packet: av.Packet) -> None:
+        where = "" if packet.pts is None else f" at {float(packet.pts * packet.time_base):.2f} s"
+        self.report_damage(
+            f"{self._path.name}: {packet.stream.type} is damaged{where}; that much is left out."
+        )
 
     # Frames.
 
@@ -726,6 +733,10 @@ class VideoReader(Reader):
         elif is_damaged:
             self.report_damage(
                 f"{self._path.name} is damaged near {self._readable(last)}, its end."
+            )
+        elif not self._evidence.is_whole and math.isinf(self._end):
+            self.report_damage(
+                f"{self._path.name} is cut short: no picture is missing, but sound may be."
             )
 
     def _promised_end(self, reached: float) -> float:
