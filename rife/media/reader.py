@@ -734,7 +734,7 @@ class VideoReader(Reader):
             self.report_damage(
                 f"{self._path.name} is damaged near {self._readable(last)}, its end."
             )
-        elif not self._evidence.is_whole and math.isinf(self._end):
+        elif not self._evidence.is_whole and not self.damage and math.isinf(self._end):
             self.report_damage(
                 f"{self._path.name} is cut short: no picture is missing, but sound may be."
             )
