@@ -9,10 +9,11 @@ from pathlib import Path
 from ..fileio import FileError, plain_errors
 from .animations import ANIMATIONS_READ, ANIMATIONS_WRITTEN, AnimationReader
 from .base import Reader, Writer
+from .encoders import CONTAINERS
 from .folders import FolderReader, FolderWriter
 from .reader import VideoReader
 from .streams import describe
-from .writer import CONTAINERS, VideoWriter
+from .writer import VideoWriter
 
 logger = logging.getLogger(__name__)
 

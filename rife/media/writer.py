@@ -34,8 +34,6 @@ from .tracks import Track, VideoSettings, VideoTrack
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["CONTAINERS", "VideoWriter"]
-
 # What stops the picture, too, and is no fault of what is written.
 _DISK_ERRORS = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM
