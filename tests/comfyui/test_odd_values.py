@@ -66,7 +66,6 @@ CASES = [
     Case(FRAMES, "length", None, "length"),
     Case(FRAMES, "target_fps", 1e-9, "1e-09 is no frame rate"),
     Case(FRAMES, "images", "frames", "images is 'frames', but"),
-    Case(FRAMES, "model", None, "was not downloaded"),
     Case(FLOW, "timestep", float("nan"), "timestep is nan"),
     Case(LOADER, "precision", None, "precision"),
     Case(LOADER, "model_name", None, "model"),
