@@ -180,14 +180,19 @@ class VideoReader(Reader):
         #: appends; a writer, in whatever thread, takes them from the left.
         self.queue: deque[tuple[int, av.Packet | av.AudioFrame]] = deque()
         self._is_interlacing_said = False
-        with self._errors():
-            # Where a file can't be sought exactly, decoding has to begin earlier.
-            earlier = [start - seconds for seconds in (0, 5, 10, 20)] if start > 0 else []
-            for seek_to in (*earlier, None):
-                self._open()
-                if self._find_first(seek_to):
-                    break
-                self.close()
+        self._container: av.container.InputContainer | None = None
+        try:
+            with self._errors():
+                # Where a file can't be sought exactly, decoding has to begin earlier.
+                earlier = [start - seconds for seconds in (0, 5, 10, 20)] if start > 0 else []
+                for seek_to in (*earlier, None):
+                    self._open()
+                    if self._find_first(seek_to):
+                        break
+                    self.close()
+        except BaseException:
+            self.close()
+            raise
         self.metadata = kept_tags(self._container)
         self.stream_metadata = kept_tags(self._stream)
 
@@ -228,7 +233,6 @@ class VideoReader(Reader):
         self._container = container = av.open(file_url(self._path), metadata_errors="replace")
         # FFmpeg takes any text for terminal art and a still for a video of one frame.
         if container.format.name == "tty" or container.format.name.endswith(("_pipe", "image2")):
-            container.close()
             raise FileError(f"{self._path} is not a video; for images, name their folder.")
         self._stream = stream = _video_stream(container, self._path)
         self._decoder = _decoder(stream)
@@ -783,4 +787,6 @@ class VideoReader(Reader):
         return torch.from_numpy(np.array(array))
 
     def close(self) -> None:
-        self._container.close()
+        if self._container is not None:
+            self._container.close()
+            self._container = None
