@@ -608,6 +608,121 @@ def test_sound_and_picture_of_different_lengths_are_not_called_damaged(tmp_path,
     assert frames[-1].duration == pytest.approx(1 / RATE, abs=0.002)
 
 
+def zeroed_bytes(path, *parts):
+    """The file with those parts, from byte to byte, overwritten with zeros."""
+    data = bytearray(path.read_bytes())
+    for start, end in parts:
+        data[start:end] = bytes(end - start)
+    path.write_bytes(data)
+
+
+def video_packets(path):
+    """Position, size and time of each, and whether it is a key frame, in the file's order."""
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    return [(p.pos, p.size, float(p.pts * p.time_base), p.is_keyframe) for p in packets]
+
+
+# Key frames every ten frames, and no others.
+X264 = {"picture": grainy, "g": "10", "bf": "0", "sc_threshold": "0"}
+
+
+@pytest.mark.parametrize(("suffix", "codec", "sound"), [
+    ("mkv", "libx264", None), ("mkv", "libx264", "aac"), ("webm", "libvpx-vp9", "libopus"),
+])  # fmt: skip
+@pytest.mark.parametrize("harmed", ["its_first_element", "its_first_packets"])
+def test_a_beginning_that_lacks_is_said(tmp_path, suffix, codec, sound, harmed):
+    path = make(tmp_path / f"in.{suffix}", 60, codec, sound=sound, **X264)
+    whole = frames_of(path)
+    begin = path.read_bytes().index(b"\x1f\x43\xb6\x75")
+    begin += 0 if harmed == "its_first_element" else 30
+    zeroed_bytes(path, (begin, video_packets(path)[15][0]))
+    frames, damage, _ = read(path)
+    assert 10 <= len(frames) < 50
+    assert torch.equal(frames[-1].image, whole[-1].image)
+    assert damage == [f"{path.name} is damaged at its beginning, which is left out."]
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "webm", "ts", "flv"])
+def test_a_clip_that_begins_late_is_not_called_damaged(tmp_path, suffix):
+    codec, sound = ("libvpx-vp9", "libopus") if suffix == "webm" else ("libx264", "aac")
+    for options in {"start": 20}, {"sound": sound}, {"sound": sound, "start": 20}:
+        path = make(tmp_path / f"late.{suffix}", 60, codec, **X264, **options)
+        begin = video_packets(path)[0][2]
+        target = tmp_path / f"in.{suffix}"
+        remuxed(path, target, lambda kind, time, at=begin + 0.79: kind == "audio" or time > at)
+        frames, damage, _ = read(target)
+        assert len(frames) == 40
+        assert not damage
+
+
+def test_a_hole_of_reordered_frames_near_the_beginning_is_said(tmp_path):
+    path = make(tmp_path / "in.mkv", 60, "libx264", sound="aac", **{**X264, "bf": "2"})
+    packets = video_packets(path)
+    second = next(index for index, packet in enumerate(packets) if index and packet[3])
+    zeroed_bytes(path, (sum(packets[3][:2]), packets[second][0] - 600))
+    frames, damage, _ = read(path)
+    assert len(frames) < 58
+    assert any("of the picture are missing at 0." in line for line in damage)
+
+
+@pytest.mark.parametrize("bf", ["0", "2"])
+def test_a_transport_stream_that_begins_between_key_frames_says_so(tmp_path, bf):
+    path = make(tmp_path / "whole.ts", 40, "libx264", sound="mp2", **{**X264, "bf": bf})
+    # With the tables that precede the first picture.
+    data, packets = path.read_bytes(), video_packets(path)
+    cut = tmp_path / "in.ts"
+    cut.write_bytes(data[: packets[0][0]] + data[packets[3][0] :])
+    frames, damage, _ = read(cut)
+    assert len(frames) == 30
+    missing = packets[10][2] - min(packet[2] for packet in packets[3:10])
+    assert damage == [
+        f"in.ts begins between two key frames: the first {missing:.2f} s of the picture can't be "
+        "decoded and are left out."
+    ]
+
+
+def test_pictures_that_need_what_precedes_the_first_key_frame_are_no_damage(tmp_path):
+    path = make(tmp_path / "whole.ts", 40, "mpeg2video", bf="2", g="10")
+    data, packets = path.read_bytes(), video_packets(path)
+    key = next(index for index, packet in enumerate(packets) if index and packet[3])
+    assert packets[key + 1][2] < packets[key][2]
+    cut = tmp_path / "in.ts"
+    cut.write_bytes(data[: packets[0][0]] + data[packets[key][0] :])
+    frames, damage, _ = read(cut)
+    assert 25 < len(frames) <= 40 - key
+    assert not damage
+
+
+@pytest.mark.parametrize("rest", [0, 1, 100])
+def test_a_transport_stream_that_ends_within_a_packet_is_called_cut_short(tmp_path, rest):
+    path = make(tmp_path / "in.ts", 40, "libx264", picture=grainy, g="10", bf="0", sound="mp2")
+    data = path.read_bytes()
+    path.write_bytes(data[: video_packets(path)[30][0] + rest])
+    frames, damage, _ = read(path)
+    assert len(frames) == 30
+    assert damage == (
+        ["in.ts is cut short: it ends within a packet, and doesn't tell how much is missing."]
+        if rest
+        else []
+    )
+
+
+@pytest.mark.parametrize("sound", [None, "mp2"])
+def test_pictures_of_a_transport_stream_that_are_zeros_are_a_hole(tmp_path, sound):
+    path = make(tmp_path / "in.ts", 40, "libx264", picture=grainy, g="10", bf="0", sound=sound)
+    whole, packets = frames_of(path), video_packets(path)
+    data = path.read_bytes()
+    video = data[packets[0][0] + 1 :][:2][1:]  # the low byte of its PID
+    parts = [
+        (position + 4, position + 188)
+        for position in range(packets[13][0], packets[20][0], 188)
+        if data[position + 2 : position + 3] == video
+    ]
+    zeroed_bytes(path, *parts)
+    assert_hole(path, whole, doubtful=0)
+
+
 def test_damaged_sound_costs_no_frame_and_is_said(tmp_path):
     path = make(tmp_path / "in.mkv", 50, "libx264", sound="flac")
     data = bytearray(path.read_bytes())

@@ -19,6 +19,10 @@ LEAST_GAP = 1.0
 # Matroska's names of the whole, of what holds everything, and of what may follow the packets.
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 _AFTER_PACKETS = b"\x1c\x53\xbb\x6b", b"\x12\x54\xc3\x67"  # cues, tags
+# Of the elements that hold the packets, and of what may be anywhere.
+_CLUSTER, _FILLERS = b"\x1f\x43\xb6\x75", (0xEC, 0xBF)
+# MPEG-TS consists of packets of one size, each of which begins with a byte 0x47, or 4 bytes later.
+_TRANSPORT_PACKETS = (188, 0), (192, 4), (204, 0)
 
 
 @dataclass
@@ -41,15 +45,20 @@ class Evidence:
         format_name: FFmpeg's.
         density: mean bytes per second of the file, if its length is known.
         is_whole: whether the file is as long as it should be.
+        begin: where the packets should begin in it, bytes, if that is known.
     """
 
-    def __init__(self, format_name: str, density: float | None, is_whole: bool):
+    def __init__(
+        self, format_name: str, density: float | None, is_whole: bool, begin: int | None = None
+    ):
         self.is_whole = is_whole
-        #: Whether frames are missing wherever there are gaps between packets.
-        self.tells_by_gaps = not is_whole or format_name in _CONSTANT_RATE
+        #: Whether frames are missing wherever there are gaps between packets. MPEG-TS numbers its
+        #: packets, so that FFmpeg marks those beside missing ones.
+        is_numbered = format_name == "mpegts"
+        self.tells_by_gaps = not (is_whole or is_numbered) or format_name in _CONSTANT_RATE
         self._is_contiguous = format_name in _CONTIGUOUS
         self._density = density
-        self.file_end: int | None = None  # where the packets so far end, bytes
+        self.file_end = begin  # where the packets so far end, bytes
         self._marks: list[_Mark] = []
         self._silences: dict[int, list[tuple[float, float]]] = {}  # by stream
 
@@ -112,7 +121,7 @@ class Evidence:
 
 def has_clean_end(path: Path, last_packet_end: int | None = None) -> bool:
     """Whether a file is as long as its header states, and what follows its last packet is what its
-    format has there. Knows Matroska, WebM and AVI; takes others for clean.
+    format has there. Knows Matroska, WebM, AVI and MPEG-TS; takes others for clean.
 
     Args:
         last_packet_end: where in the file that is, bytes; None if it isn't known.
@@ -122,19 +131,88 @@ def has_clean_end(path: Path, last_packet_end: int | None = None) -> bool:
         head = file.read(4096)
         if head.startswith(b"RIFF"):
             return size >= 8 + int.from_bytes(head[4:8], "little")
-        segment = head.find(_SEGMENT) + len(_SEGMENT)
-        if not head.startswith(_EBML) or not len(_SEGMENT) <= segment < len(head):
+        if layout := _transport_packets(head):
+            return size % layout[0] == 0
+        begin, stated = _segment(head)
+        if begin is None:
             return True
-        width = 9 - head[segment].bit_length()  # of the number that states its size, bytes
-        unknown = (1 << 7 * width) - 1
-        stated = int.from_bytes(head[segment : segment + width], "big") & unknown
-        if stated != unknown and size < segment + width + stated:
+        if stated is not None and size < begin + stated:
             return False
         if last_packet_end is None or size - last_packet_end < _LEAST_SKIP:
             return True
         file.seek(last_packet_end)
         rest = file.read(1 << 20)
         return any(name in rest for name in _AFTER_PACKETS)
+
+
+def find_packets(path: Path) -> int | None:
+    """Where the packets of a Matroska or WebM file begin, or what is damaged before them, bytes;
+    None for other files, and if there are none."""
+    end = path.stat().st_size - 12
+    with path.open("rb") as file:
+        position, _ = _segment(file.read(4096))
+        while position is not None and position <= end:
+            file.seek(position)
+            element = file.read(12)
+            # Whatever else may precede the packets has a name of four bytes.
+            width = 1 if element[0] in _FILLERS else 4
+            length, size = _ebml_number(element[width:])
+            is_name = width == 1 or 0x10 <= element[0] < 0x20
+            if element.startswith(_CLUSTER) or not is_name or size is None:
+                return position
+            position += width + length + size
+    return None
+
+
+def _segment(head: bytes) -> tuple[int | None, int | None]:
+    """Where the contents of a Matroska or WebM file begin, and how long they are, as it states;
+    bytes."""
+    begin = head.find(_SEGMENT) + len(_SEGMENT)
+    if not head.startswith(_EBML) or not len(_SEGMENT) <= begin < len(head):
+        return None, None
+    length, size = _ebml_number(head[begin:])
+    return begin + length, size
+
+
+def _ebml_number(data: bytes) -> tuple[int, int | None]:
+    """How many bytes a number has, and the number; None: unknown."""
+    length = 9 - data[0].bit_length()
+    unknown = (1 << 7 * length) - 1
+    number = int.from_bytes(data[:length], "big") & unknown
+    return length, None if number == unknown else number
+
+
+def _transport_packets(head: bytes) -> tuple[int, int] | None:
+    """The size of the packets of an MPEG-TS file, and where in each its sync byte is."""
+    for size, offset in _TRANSPORT_PACKETS:
+        if head[offset : offset + 3 * size + 1 : size] == b"\x47" * 4:
+            return size, offset
+    return None
+
+
+def has_unreadable_packet(path: Path, stream_id: int, start: int, end: int) -> bool:
+    """Whether a packet of a stream begins in a part of an MPEG-TS file that isn't one any more.
+
+    Args:
+        stream_id: its PID.
+        start, end: of the part, bytes.
+    """
+    with path.open("rb") as file:
+        layout = _transport_packets(file.read(4096))
+        if layout is None or not 0 <= start < end:
+            return False
+        size, offset = layout
+        begin = (start // size + 1) * size
+        file.seek(begin)
+        data = file.read(max(0, end // size * size - begin))
+    for i in range(offset, len(data), size):
+        piece = data[i : i + 188]
+        number = int.from_bytes(piece[1:3], "big")
+        if piece[0] == 0x47 and number & 0x4000 and number & 0x1FFF == stream_id:
+            payload = 5 + piece[4] if piece[3] & 0x20 else 4
+            if piece[payload : payload + 3] != b"\0\0\1":
+                return True
+    return False
 
 
 def readable_time(seconds: float) -> str:

@@ -18,7 +18,14 @@ import torch
 from ..fileio import FileError, plain_errors
 from .base import ClipInfo, Frame, Reader
 from .colors import Colors
-from .damage import LEAST_GAP, Evidence, has_clean_end, readable_time
+from .damage import (
+    LEAST_GAP,
+    Evidence,
+    find_packets,
+    has_clean_end,
+    has_unreadable_packet,
+    readable_time,
+)
 from .deinterlace import deinterlaced, field_parity, is_interlaced
 from .streams import (
     AV_ERRORS,
@@ -104,6 +111,16 @@ def _decoder(stream: av.VideoStream) -> av.VideoCodecContext:
 def _clamped(ticks: float | Fraction) -> int:
     """A whole number that FFmpeg can take for a time."""
     return int(max(min(ticks, 2**62), -(2**62)))
+
+
+def _start_of(packet: av.Packet) -> float:
+    """When it is shown or played, seconds."""
+    ticks = packet.dts if packet.pts is None else packet.pts
+    return float((ticks or 0) * packet.time_base)
+
+
+def _end_of(packet: av.Packet) -> float:
+    return _start_of(packet) + float((packet.duration or 0) * packet.time_base)
 
 
 def _frame_rate(stream: av.VideoStream) -> Fraction:
@@ -254,11 +271,14 @@ class VideoReader(Reader):
         length = container.duration and container.duration / av.time_base
         is_whole = has_clean_end(self._path)
         density = length and container.size / length
-        self._evidence = Evidence(container.format.name, density, is_whole)
+        begin = None if self._start > 0 else find_packets(self._path)
+        self._evidence = Evidence(container.format.name, density, is_whole, begin)
         #: Since the last video packet: what makes a gap before the next one damage, or is damage.
         self._suspect_packets, self._is_damaged, self._skipped_bytes = 0, False, 0
         self._latest: av.Packet | None = None  # packet, and the one before the bytes passed over
         self._before_skip: av.Packet | None = None
+        self._skipped_time = 0.0  # between these two, seconds
+        self._lead_in = math.inf  # when the first packet before all key frames is shown, ticks
         self._key_pts: float | None = -math.inf  # of the key frame that decoding began with
         self._sent: dict[int, int] = {}  # packets in the decoder: when shown, how long
         self._last_stamp = -math.inf  # of decoded frames, seconds
@@ -460,6 +480,8 @@ class VideoReader(Reader):
         skipped = self._evidence.skipped_bytes(packet.pos, packet.size)
         if skipped > self._skipped_bytes:
             self._skipped_bytes, self._before_skip = skipped, self._latest
+            end = 0.0 if self._latest is None else _end_of(self._latest)
+            self._skipped_time = _start_of(packet) - end
         self._latest = packet
 
     def _with_times_checked(self, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
@@ -501,11 +523,21 @@ class VideoReader(Reader):
                 last_dts = last_dts if time is None else time
                 continue
             self._packet_count += 1
+            reached = self._video_reached
             if shown is not None:
                 self._video_reached = max(self._video_reached, shown + length)
+            step = max(length, self._period)
+            is_gap = time is not None and 1.5 * step < time - last_dts < math.inf
+            if self._packet_count == 1:
+                is_gap = self._skipped_bytes > 0 and self._skipped_time > 1.5 * step
+                if is_gap:
+                    self._evidence.mark(self._last_stamp, self._last_stamp, is_certain=True)
+            elif self._skipped_bytes and shown is not None and shown > reached + step / 2:
+                # Decoding times tell no gap here: FFmpeg guesses the first ones of Matroska files.
+                self._evidence.mark(self._last_stamp, shown, skipped=self._skipped_bytes)
+            elif is_gap and self._is_one_unreadable(held, packet):
+                self._is_damaged = True
             if self._is_suspect() or self._is_damaged or self._skipped_bytes:
-                step = max(length, self._period)
-                is_gap = time is not None and 1.5 * step < time - last_dts < math.inf
                 if self._is_hole(shown, is_gap):
                     if held is not None and not self._is_cut(held):
                         yield held
@@ -529,6 +561,14 @@ class VideoReader(Reader):
             self._evidence.mark(self._last_stamp, end, self._is_damaged, skipped)
         self._is_damaged, self._skipped_bytes = False, 0
         return is_hole
+
+    def _is_one_unreadable(self, first: av.Packet | None, second: av.Packet) -> bool:
+        """Whether an MPEG-TS file has something between two packets that was one of the video."""
+        if self._container.format.name != "mpegts" or first is None:
+            return False
+        if first.pos is None or second.pos is None:
+            return False
+        return has_unreadable_packet(self._path, self._stream.id, first.pos, second.pos)
 
     def _is_suspect(self) -> bool:
         return self._suspect_packets > 0 or self._evidence.tells_by_gaps
@@ -573,12 +613,16 @@ class VideoReader(Reader):
         """The frames in order of time; where one can't be decoded, those up to a key frame lack."""
         sent: deque[av.Packet] = deque(maxlen=_IN_DECODER)
         again: deque[av.Packet] = deque()
+        is_key_sent = False
         while packet := again.popleft() if again else next(packets, None):
             if not self._is_decodable(packet):
                 continue
             sent.append(packet)
+            is_key_sent = is_key_sent or packet.is_keyframe
             if packet.pts is not None and not self._times.are_made_up:
                 self._sent[packet.pts] = packet.duration or 0
+                if not is_key_sent:
+                    self._lead_in = min(self._lead_in, packet.pts)
             try:
                 frames = self._decoder.decode(packet)
             except AV_ERRORS:
@@ -688,8 +732,14 @@ class VideoReader(Reader):
         name = self._path.name
         if before is None:
             is_damaged = self._evidence.take_unexplained(shown)
+            missing = shown - self._lead_in * float(self._stream.time_base)
             if is_damaged and self._start <= 0:
                 self.report_damage(f"{name} is damaged at its beginning, which is left out.")
+            elif missing > self._period / 2 and self._start <= 0:
+                self.report_damage(
+                    f"{name} begins between two key frames: the first {missing:.2f} s of the "
+                    "picture can't be decoded and are left out."
+                )
             return False
         last, step = before
         end = last + step
@@ -739,8 +789,14 @@ class VideoReader(Reader):
                 f"{self._path.name} is damaged near {self._readable(last)}, its end."
             )
         elif not self._evidence.is_whole and not self.damage and math.isinf(self._end):
+            is_unknown = self._container.format.flags & MAY_JUMP
             self.report_damage(
-                f"{self._path.name} is cut short: no picture is missing, but sound may be."
+                f"{self._path.name} is cut short: "
+                + (
+                    "it ends within a packet, and doesn't tell how much is missing."
+                    if is_unknown
+                    else "no picture is missing, but sound may be."
+                )
             )
 
     def _promised_end(self, reached: float) -> float:
