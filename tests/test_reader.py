@@ -709,13 +709,14 @@ def test_a_transport_stream_that_ends_within_a_packet_is_called_cut_short(tmp_pa
 
 
 @pytest.mark.parametrize("sound", [None, "mp2"])
-def test_pictures_of_a_transport_stream_that_are_zeros_are_a_hole(tmp_path, sound):
+@pytest.mark.parametrize("kept", [4, 16, 20])
+def test_pictures_of_a_transport_stream_that_are_zeros_are_a_hole(tmp_path, sound, kept):
     path = make(tmp_path / "in.ts", 40, "libx264", picture=grainy, g="10", bf="0", sound=sound)
     whole, packets = frames_of(path), video_packets(path)
     data = path.read_bytes()
     video = data[packets[0][0] + 1 :][:2][1:]  # the low byte of its PID
     parts = [
-        (position + 4, position + 188)
+        (position + kept, position + 188)
         for position in range(packets[13][0], packets[20][0], 188)
         if data[position + 2 : position + 3] == video
     ]

@@ -190,12 +190,13 @@ def _transport_packets(head: bytes) -> tuple[int, int] | None:
     return None
 
 
-def has_unreadable_packet(path: Path, stream_id: int, start: int, end: int) -> bool:
-    """Whether a packet of a stream begins in a part of an MPEG-TS file that isn't one any more.
+def has_packet_between(path: Path, stream_id: int, start: int, end: int) -> bool:
+    """Whether an MPEG-TS file has a packet (PES) of a stream that begins between those of two
+    pictures: it was one, too, before it was damaged.
 
     Args:
         stream_id: its PID.
-        start, end: of the part, bytes.
+        start, end: where those of the pictures begin, bytes.
     """
     with path.open("rb") as file:
         layout = _transport_packets(file.read(4096))
@@ -205,14 +206,11 @@ def has_unreadable_packet(path: Path, stream_id: int, start: int, end: int) -> b
         begin = (start // size + 1) * size
         file.seek(begin)
         data = file.read(max(0, end // size * size - begin))
-    for i in range(offset, len(data), size):
-        piece = data[i : i + 188]
-        number = int.from_bytes(piece[1:3], "big")
-        if piece[0] == 0x47 and number & 0x4000 and number & 0x1FFF == stream_id:
-            payload = 5 + piece[4] if piece[3] & 0x20 else 4
-            if piece[payload : payload + 3] != b"\0\0\1":
-                return True
-    return False
+    starts = (0x47, 0x40 | stream_id >> 8, stream_id & 0xFF)
+    return any(
+        (data[i], data[i + 1] & 0x5F, data[i + 2]) == starts
+        for i in range(offset, len(data) - 2, size)
+    )
 
 
 def readable_time(seconds: float) -> str:

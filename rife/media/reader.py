@@ -23,7 +23,7 @@ from .damage import (
     Evidence,
     find_packets,
     has_clean_end,
-    has_unreadable_packet,
+    has_packet_between,
     readable_time,
 )
 from .deinterlace import deinterlaced, field_parity, is_interlaced
@@ -563,12 +563,12 @@ class VideoReader(Reader):
         return is_hole
 
     def _is_one_unreadable(self, first: av.Packet | None, second: av.Packet) -> bool:
-        """Whether an MPEG-TS file has something between two packets that was one of the video."""
+        """Whether an MPEG-TS file has a picture between two packets that couldn't be read."""
         if self._container.format.name != "mpegts" or first is None:
             return False
         if first.pos is None or second.pos is None:
             return False
-        return has_unreadable_packet(self._path, self._stream.id, first.pos, second.pos)
+        return has_packet_between(self._path, self._stream.id, first.pos, second.pos)
 
     def _is_suspect(self) -> bool:
         return self._suspect_packets > 0 or self._evidence.tells_by_gaps
