@@ -429,6 +429,7 @@ def test_unknown_settings_are_explained(model, short, tmp_path, capsys):
 
 STATUS = {name: 128 + getattr(signal, name, 0) for name in ("SIGINT", "SIGTERM", "SIGHUP")}
 posix = pytest.mark.skipif(os.name == "nt", reason="signals, pipes and links")
+slow = pytest.mark.slow
 
 
 def start(*arguments, options=()) -> subprocess.Popen:
@@ -441,7 +442,9 @@ def start(*arguments, options=()) -> subprocess.Popen:
 
 
 @posix
-@pytest.mark.parametrize("how", STATUS)
+@pytest.mark.parametrize(
+    "how", [how if how == "SIGINT" else pytest.param(how, marks=slow) for how in STATUS]
+)
 def test_an_interrupt_leaves_no_debris(model, clips, tmp_path, how):
     out = tmp_path / "out.mp4"
     process = start("interpolate", clips("bikes"), out, "--model", model)
@@ -596,7 +599,9 @@ def test_picture_and_sound_end_together_if_that_is_asked(model, short, tmp_path)
 
 @posix
 @pytest.mark.parametrize("where", ["stdout", "stderr"])
-@pytest.mark.parametrize("how", ["closed", "full", "gone"])
+@pytest.mark.parametrize(
+    "how", ["gone", *(pytest.param(how, marks=slow) for how in ("closed", "full"))]
+)
 def test_a_file_is_written_whoever_reads_its_name(short, model, tmp_path, where, how):
     """The name is printed when the file is there already: that can't fail any more."""
     if how == "full" and not os.path.exists("/dev/full"):
@@ -629,7 +634,7 @@ def test_a_report_that_nobody_can_read_is_an_error():
         os.set_blocking(full.fileno(), True)
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+@pytest.mark.parametrize("encoding", ["ascii", pytest.param("cp1252", marks=slow)])
 def test_names_are_printed_in_any_encoding(short, model, tmp_path, encoding):
     folder = tmp_path / "\u4e2d\x1b[31m"
     folder.mkdir()

@@ -9,9 +9,9 @@ import pytest
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and reads /proc")
 def test_damaged_clips_are_made_or_refused_in_a_line_and_leave_nothing():
-    command = [sys.executable, "-m", "tests.fuzz_video", "--cases", "24", "--seed", "0"]
+    command = [sys.executable, "-m", "tests.fuzz_video", "--cases", "12", "--seed", "0"]
     done = subprocess.run(
         command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "24 cases" in done.stdout
+    assert "12 cases" in done.stdout

@@ -355,6 +355,7 @@ def test_a_folder_that_a_killed_run_had_moved_aside_comes_back(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.slow
 def test_a_folder_moved_aside_is_kept_where_its_name_is_taken_by_then(tmp_path, caplog):
     numbered(tmp_path / "folder")
     script = BETWEEN_RENAMES + WORK.replace("time.sleep(600)", "")
@@ -369,6 +370,7 @@ def test_a_folder_moved_aside_is_kept_where_its_name_is_taken_by_then(tmp_path, 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.slow
 def test_a_folder_that_was_replaced_is_removed_if_the_kill_came_after(tmp_path):
     numbered(tmp_path / "folder")
     script = """
