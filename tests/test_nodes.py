@@ -428,7 +428,7 @@ def test_nothing_runs_any_more_when_comfyui_empties_its_caches(
     def stop(*_: object, **__: object) -> None:
         nonlocal calls
         calls += 1
-        if calls == 3:
+        if calls == 2:  # ComfyUI passes the first and the last on, and others now and then
             raise Interrupt
 
     def look() -> None:
