@@ -1,6 +1,7 @@
 """Real clips, real weights and reference networks, fetched when a test first asks for them."""
 
 import os
+import signal
 
 import pytest
 import torch
@@ -11,6 +12,9 @@ from tools import assets
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported
+
+# Shells have what they run in the background ignore Ctrl-C, and so would all that is tested here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("ours", deadline=None, max_examples=200)  # timings decide no test
 settings.load_profile("ours")
