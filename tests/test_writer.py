@@ -10,6 +10,8 @@ import torch
 from rife.fileio import FileError
 from rife.media import create_writer, open_reader
 
+from .cases import few
+
 WIDTH, HEIGHT = 96, 64
 
 
@@ -84,7 +86,7 @@ def plane_means(path):
 # Colours.
 
 
-@pytest.mark.parametrize("space", [1, 6, 9], ids=["bt709", "bt601", "bt2020"])
+@pytest.mark.parametrize("space", few([1, 6, 9], 1), ids=["bt709", "bt601", "bt2020"])
 @pytest.mark.parametrize("color_range", [1, 2], ids=["limited", "full"])
 @pytest.mark.parametrize(
     "pixel_format", ["yuv420p", "yuvj420p", "yuv422p", "yuv444p", "yuv420p10le"]
@@ -122,7 +124,7 @@ def test_white_of_a_deep_video_is_1(tmp_path, pixel_format, color_range):
     assert plane_means(target)[0] == pytest.approx(luma / 2 ** (bits - 8), abs=0.02)
 
 
-@pytest.mark.parametrize("size", [(WIDTH, HEIGHT), (1280, 720)])
+@pytest.mark.parametrize(("width", "height"), few([(WIDTH, HEIGHT), (1280, 720)], 1))
 @pytest.mark.parametrize(
     ("name", "codec", "pixel_format"),
     [("in.mp4", "libx264rgb", "rgb24"), ("in.mkv", "ffv1", "bgr0"), ("in.mov", "png", "rgb24")],
@@ -133,8 +135,9 @@ def test_white_of_a_deep_video_is_1(tmp_path, pixel_format, color_range):
      ("out.mov", {"pixel_format": "yuv444p"})],
 )  # fmt: skip
 def test_yuv_made_of_rgb_says_by_which_matrix(
-    tmp_path, name, codec, pixel_format, target, options, size
+    tmp_path, name, codec, pixel_format, target, options, width, height
 ):
+    size = width, height
     source = make(
         tmp_path / name, codec=codec, pixel_format=pixel_format, space=0, count=1, size=size
     )
@@ -248,7 +251,7 @@ def heard(path):
     return clicks, end, layout.nb_channels
 
 
-@pytest.mark.parametrize("target", ["out.mp4", "out.mov", "out.mkv", "out.webm"])
+@pytest.mark.parametrize("target", few(["out.mp4", "out.webm", "out.mov", "out.mkv"]))
 @pytest.mark.parametrize(
     ("source", "codec", "channels"),
     [("in.avi", "pcm_s16le", 1), ("in.avi", "pcm_s16le", 2), ("in.mkv", "pcm_s24le", 6),
@@ -552,7 +555,7 @@ def make_hdr(path, transfer=16, light=True, **options):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("transfer", [16, 18], ids=["PQ", "HLG"])
+@pytest.mark.parametrize("transfer", few([16, 18], 1), ids=["PQ", "HLG"])
 @pytest.mark.parametrize(
     ("target", "options", "codec"),
     [("out.mp4", {}, "hevc"), ("out.mov", {}, "hevc"), ("out.mkv", {}, "hevc"),
@@ -648,9 +651,9 @@ def make_transparent(path, codec, pixel_format):
 )  # fmt: skip
 @pytest.mark.parametrize(
     ("target", "options"),
-    [("out.mov", {}), ("out.mov", {"codec": "qtrle"}), ("out.mov", {"codec": "png"}),
-     ("out.mov", {"codec": "prores_ks"}), ("out.mkv", {"codec": "ffv1"}),
-     ("out.mkv", {"codec": "libvpx-vp9"}), ("out.webm", {})],
+    few([("out.mov", {}), ("out.mov", {"codec": "qtrle"}), ("out.webm", {}),
+         ("out.mov", {"codec": "png"}), ("out.mov", {"codec": "prores_ks"}),
+         ("out.mkv", {"codec": "ffv1"}), ("out.mkv", {"codec": "libvpx-vp9"})], 3),
 )  # fmt: skip
 def test_transparency_is_kept_where_it_can_be(
     tmp_path, caplog, source, codec, pixel_format, target, options
@@ -712,7 +715,7 @@ def test_what_an_encoder_refuses_is_said_before_the_first_frame(tmp_path, name, 
         (Fraction(5000), None),
     ],
 )
-@pytest.mark.parametrize("target", ["out.mp4", "out.mkv", "out.webm"])
+@pytest.mark.parametrize("target", few(["out.mp4", "out.mkv", "out.webm"]))
 def test_every_rate_gives_a_file(tmp_path, rate, grid, target):
     with (
         open_reader(make(tmp_path / "in.mp4", count=6)) as reader,
@@ -738,7 +741,7 @@ def test_times_nearer_than_the_grid_cost_no_frame(tmp_path):
     assert len(frames_of(tmp_path / "out.mp4")) == 6
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("count", few([1, 4, 2, 3, 7]))
 @pytest.mark.parametrize(
     ("target", "codec"),
     [("out.mp4", "libx264"), ("out.mov", "libx264"), ("out.mkv", "libx264"),
