@@ -462,7 +462,8 @@ class RIFEVideoInterpolate(io.ComfyNode):
 
         target = host.temporary_file(f".{Types.VideoContainer.get_extension(format)}")
         with host.as_file(video) as (path, start, duration):
-            with open_reader(path, start=start, duration=duration) as reader:
+            part = {"start": start, "duration": duration, "interlaced": interlaced}
+            with open_reader(path, **part) as reader:
                 clip = reader.info
             run = _Run(cls, model, clip.frame_rate, timeline)
             with run.network(clip.height, clip.width, 3 + clip.has_alpha) as given:
@@ -471,12 +472,10 @@ class RIFEVideoInterpolate(io.ComfyNode):
                     target=target,
                     timeline=timeline,
                     options=rife.Options(**options),
-                    start=start,
-                    duration=duration,
-                    interlaced=interlaced,
                     crf=crf,
                     codec=None if codec in ("auto", "h264") else codec,
                     pixel_format="yuv420p10le" if clip.is_deep else None,
+                    **part,
                     **given,
                 )
         return io.NodeOutput(host.video_from_file(target), ui=run.ui())
