@@ -1,7 +1,8 @@
-"""Tables and plots of what benchmarks.speed and benchmarks.roofline measured.
+"""Tables and plots of what benchmarks.speed, benchmarks.roofline and benchmarks.gpu_day measured.
 
-Writes RESULTS.md and three plots beside this file, or to another folder. Run from the repository's
-root, with matplotlib besides what the README's development set-up installs:
+Writes RESULTS.md and three plots beside this file, or to another folder; of a file of
+benchmarks.gpu_day, gpu.md. Run from the repository's root, with matplotlib besides what the
+README's development set-up installs:
 
     python -m benchmarks.report results.json [--to DIR]
 """
@@ -38,6 +39,9 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=HERE, metavar="DIR")
     args = parser.parse_args()
     results = json.loads(args.results.read_text())
+    if "gpu_day" in results:
+        (args.to / "gpu.md").write_text(gpu_tables(results) + "\n")
+        return
     rows = {name: list(part.values()) for name, part in results.items() if name != "about"}
     plots = {
         name: plot(rows, args.to / name)
@@ -208,6 +212,112 @@ def rooflines(rows: dict[str, Rows]) -> str:
         )
         parts.append(table(headings, lines, left=4))
     return "\n\n".join(["## How much of the machine", *parts]) if parts else ""
+
+
+def gpu_tables(results: dict) -> str:
+    """All that benchmarks.gpu_day found, as Markdown. Parts that failed say why."""
+    parts, found = results["gpu_day"], results["about"]["gpu_day"]
+    texts = ["# On a GPU", measured_on(found) + ", by\n\n    python -m benchmarks.gpu_day"]
+    for name, make in GPU_TABLES.items():
+        part = parts.get(name)
+        if part:
+            heading, text = make(part) if "failed" not in part else (name, part["failed"])
+            texts.append(f"## {heading}\n\n{text}")
+    return "\n\n".join(texts)
+
+
+def gpu_tests(part: dict) -> tuple[str, str]:
+    return "Tests", "\n".join([part["summary"], *(f"- {line}" for line in part["not passed"])])
+
+
+def gpu_peers(part: dict) -> tuple[str, str]:
+    who = contenders_of(list(part.values()))
+    lines = []
+    for _, together in grouped(list(part.values()), place):
+        by_name = {row["contender"]: row for row in together}
+        row = together[0]
+        lines.append([size_of(row), str(row["frames"]), *(cell(by_name.get(n)) for n in who)])
+    return (
+        "In turns, frames in and out on the CPU, ms of a new frame, **times ours**",
+        table(["size", "frames", *who], lines, left=2),
+    )
+
+
+def gpu_lengths(part: dict) -> tuple[str, str]:
+    lines = [
+        [name, *(f"{row[key]:.2f}" for key in ("fixed", "marginal", "whole"))]
+        for name, row in part.items()
+    ]
+    headings = ["frames", "fixed of a run", "marginal of a new frame", "of a new one of 49"]
+    return "Fixed and marginal cost, ms, 2x", table(headings, lines, left=1)
+
+
+def gpu_first_runs(part: dict) -> tuple[str, str]:
+    lines = [[name, *(f"{seconds:.2f}" for seconds in row)] for name, row in part.items()]
+    return "Runs of a process, 49 frames of 480p, s", table(["", "1st", "2nd", "3rd"], lines, 1)
+
+
+def gpu_throughput(part: dict) -> tuple[str, str]:
+    lines = [
+        [
+            size, f"{row['2x']:.2f}", f"{1000 / row['2x']:.0f}", f"{row['least']:.2f}",
+            f"{row['least'] / row['2x']:.0%}", f"{row['4x'] / row['2x']:.2f}",
+        ]
+        for size, row in part.items() if size != "ceilings"
+    ]  # fmt: skip
+    ceilings = ", ".join(
+        f"{name} {value / 1e12:.2f} {'TB/s' if name == 'copy' else 'TFLOP/s'}"
+        for name, value in part["ceilings"].items()
+    )
+    headings = ["size", "ms a new frame", "frames/s", "least", "share", "4x by 2x"]
+    text = table(headings, lines, left=1) + f"\n\nThis card reaches {ceilings}."
+    return "The network alone: frames on the GPU, cuts not looked for", text
+
+
+def gpu_by_size(title: str, unit: str) -> Callable[[dict], tuple[str, str]]:
+    """A part whose rows are {size: {what: value, or (value, count)}}."""
+
+    def make(part: dict) -> tuple[str, str]:
+        texts = []
+        for size, rows in part.items():
+            lines = [
+                [name, *(f"{x:.2f}" for x in (row if isinstance(row, list) else [row]))]
+                for name, row in rows.items()
+            ]
+            counted = any(isinstance(row, list) for row in rows.values())
+            texts.append(table([size, unit, *(["launches"] * counted)], lines, left=1))
+        return title, "\n\n".join(texts)
+
+    return make
+
+
+def gpu_exactness(part: dict) -> tuple[str, str]:
+    lines = [
+        [size, f"{row['whole']:.1f}", f"{row['worst tile']:.1f}", str(row["runs equal"])]
+        for size, row in part.items()
+    ]
+    headings = ["size", "dB", "worst 64x64 tile", "two runs equal"]
+    return "float16 against the plain network in float32", table(headings, lines, left=1)
+
+
+def gpu_memory(part: dict) -> tuple[str, str]:
+    lines = [[name, f"{value:.0f}"] for name, value in part.items()]
+    return "Memory of the GPU beside the network, MB", table(["", "MB"], lines, left=1)
+
+
+#: Parts of benchmarks.gpu_day, in the order of the report.
+GPU_TABLES: dict[str, Callable[[dict], tuple[str, str]]] = {
+    "tests": gpu_tests,
+    "peers": gpu_peers,
+    "lengths": gpu_lengths,
+    "first runs": gpu_first_runs,
+    "throughput": gpu_throughput,
+    "kernels": gpu_by_size("Kernels", "us of a new frame"),
+    "threads": gpu_by_size("Where threads are, by looking at them", "ms of a new frame"),
+    "timeline": gpu_by_size("What the GPU does, from and to the CPU", "ms of a new frame"),
+    "exactness": gpu_exactness,
+    "memory": gpu_memory,
+}
 
 
 def table(headings: list[str], lines: list[list[str]], left: int) -> str:

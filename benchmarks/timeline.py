@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from benchmarks.peers import NETWORKS
 from benchmarks.speed import machine, read_frames, sized
-from rife import interpolate
+from rife import Network, interpolate
 
 #: What events are, by the profiler's words in their categories and names; and their colour.
 LANES = {
@@ -45,7 +46,9 @@ def main() -> None:
     if args.trace:
         trace, frames = json.loads(args.trace.read_text()), args.frames
     else:
-        trace, frames = recorded(args)
+        height, width, _ = sized(args.size, None)
+        network = copy.deepcopy(NETWORKS[args.network]()).to("cuda", torch.float16)
+        trace, frames = recorded(network, read_frames(args, height, width, 31), args.seconds)
         print({k: v for k, v in machine(args).items() if k in ("date", "gpu", "torch", "commit")})
     found = lanes(trace["traceEvents"])
     print(*in_words(found, frames), sep="\n")
@@ -67,24 +70,24 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def recorded(args: argparse.Namespace) -> tuple[dict, int]:
-    """A Chrome trace of the middle of a run, and how many new frames it made meanwhile."""
-    height, width, _ = sized(args.size, None)
-    frames = read_frames(args, height, width, 16)
-    network = copy.deepcopy(NETWORKS[args.network]()).to("cuda", torch.float16)
+def recorded(network: Network, frames: Tensor, seconds: float) -> tuple[dict, int]:
+    """A Chrome trace of the middle of a run, and how many new frames it made meanwhile.
+
+    frames: (N, H, W, 3), that are gone through forth and back. seconds: that are recorded, about.
+    """
+    interpolate(network, frames, 2)
     began = time.perf_counter()
     interpolate(network, frames, 2)
-    interpolate(network, frames, 2)
-    each = (time.perf_counter() - began) / 60
-    count = max(64, int(3 * args.seconds / each))
-    turning = frames[[min(i % 30, 30 - i % 30) for i in range(count)]]
+    each = (time.perf_counter() - began) / 2 / (len(frames) - 1)
+    count, last = max(64, int(3 * seconds / each)), len(frames) - 1
+    turning = frames[[min(i % (2 * last), 2 * last - i % (2 * last)) for i in range(count)]]
     profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
-    first, last = count // 2, min(count // 2 + int(args.seconds / each), 2 * count - 4)
+    first, end = count // 2, min(count // 2 + int(seconds / each), 2 * count - 4)
 
     def progress(done: int, *_: object) -> None:
         if done == first:
             profiler.start()
-        elif done == last:
+        elif done == end:
             torch.cuda.synchronize()
             profiler.stop()
 
@@ -92,7 +95,7 @@ def recorded(args: argparse.Namespace) -> tuple[dict, int]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(file))
-        return json.loads(file.read_text()), (last - first) // 2
+        return json.loads(file.read_text()), (end - first) // 2
 
 
 def lanes(events: Iterable[dict]) -> dict[str, list[Span]]:
