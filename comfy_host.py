@@ -294,8 +294,9 @@ def load_model(name: str, precision: str) -> ModelPatcher:
     offload_device = model_management.unet_offload_device()
     if precision == "auto":
         precision = "float16" if model_management.should_use_fp16(device) else "float32"
+    dtype = rife.usable_dtype(getattr(torch, precision), device)
     path = find_model(name) or _download(name)
-    network = rife.load_model(path, device=offload_device, dtype=getattr(torch, precision))
+    network = rife.load_model(path, device=offload_device, dtype=dtype)
     # Looked up late: on start ComfyUI replaces the class by one with dynamic memory.
     patcher = getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)
     return patcher(RIFE(network), load_device=device, offload_device=offload_device)

@@ -13,7 +13,14 @@ if sys.argv[:1] == ["-m"] and "rife" in sys.orig_argv:  # `python -m rife`: what
     interrupts.exit_at_once()
 
 from .cancel import Cancelled
-from .checkpoint import EXTENSIONS, CheckpointError, load_model, network_of, save_model
+from .checkpoint import (
+    EXTENSIONS,
+    CheckpointError,
+    load_model,
+    network_of,
+    save_model,
+    usable_dtype,
+)
 from .clip import interpolate_file
 from .flow import flow_to_image, motion_to_image, optical_flow
 from .interpolate import Summary, interpolate, interpolate_stream
@@ -45,5 +52,6 @@ __all__ = [
     "optical_flow",
     "parse_frame_rate",
     "save_model",
+    "usable_dtype",
 ]
 __version__ = "0.1.0"

@@ -15,9 +15,12 @@ from .checkpoint import (
     EFFECTS,
     EXTENSIONS,
     NETWORKS,
+    best_device,
     convert,
+    default_dtype,
     describe,
     load_model,
+    usable_dtype,
 )
 from .clip import interpolate_file
 from .console import print_error, printable, progress_bar, steady_console
@@ -82,7 +85,9 @@ def run_interpolate(args: argparse.Namespace) -> int:
     """IN to OUT, a frame at a time."""
     _check_input(args.input)
     refuse_same_file(args.input, args.output)  # known at once, a model takes seconds
-    model = load_model(_chosen_model(args.model), args.device, DTYPES.get(args.dtype))
+    device = args.device or best_device()
+    dtype = usable_dtype(DTYPES[args.dtype], device) if args.dtype else default_dtype(device)
+    model = load_model(_chosen_model(args.model), device, dtype)
     options = Options(
         args.scale, args.ensemble, args.refine, args.tta,
         args.cuts, args.cut_sensitivity, args.duplicates,

@@ -629,10 +629,19 @@ def test_without_a_network_the_error_begins_with_the_cause(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_the_precision_is_the_chosen_one(
-    pack: SimpleNamespace, model: object, dtype: torch.dtype
+    pack: SimpleNamespace, model: object, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
+    monkeypatch.setattr(pack.host.rife, "usable_dtype", lambda dtype, device: dtype)  # on any CPU
     (name,) = on_disk(pack)
     assert load(pack, name, str(dtype).removeprefix("torch.")).model.network.dtype == dtype
+
+
+def test_a_precision_that_the_device_only_emulates_is_replaced(
+    pack: SimpleNamespace, model: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pack.host.rife, "usable_dtype", lambda dtype, device: torch.float32)
+    (name,) = on_disk(pack)
+    assert load(pack, name, "bfloat16").model.network.dtype == torch.float32
 
 
 @pytest.mark.parametrize(("suits", "dtype"), [(True, torch.float16), (False, torch.float32)])
