@@ -1,9 +1,10 @@
 """A real ComfyUI for the tests beside this file, driven through its HTTP API.
 
 COMFYUI_DIR names a ComfyUI checkout and COMFYUI_PYTHON the Python that runs it (default: the one
-running the tests). COMFYUI_PACKS may name folders of other packs to install beside this one, for
-the workflows that use them. The server gets a base directory of its own, so the checkout stays as
-it is.
+running the tests). COMFYUI_FRONTEND may name a folder that holds another page than the checkout's
+own (`static` of the package comfyui-frontend-package), and COMFYUI_PACKS folders of other packs to
+install beside this one, for the workflows that use them. The server gets a base directory of its
+own, so the checkout stays as it is.
 """
 
 import json
@@ -84,6 +85,8 @@ class ComfyUI:
         self.log = base / "log.txt"
         command = [python, "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(self.port)]
         command += ["--base-directory", str(base), "--database-url", "sqlite:///:memory:"]
+        if frontend := os.environ.get("COMFYUI_FRONTEND"):
+            command += ["--front-end-root", frontend]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command,
