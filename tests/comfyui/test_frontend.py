@@ -249,7 +249,7 @@ def test_a_missing_node_of_others_is_swapped_for_ours(page: Page, comfy: ComfyUI
     show["inputs"] = [{"name": "images", "type": "IMAGE", "link": 2}]
     links = [[1, 1, 0, 2, 0, "IMAGE"], [2, 2, 0, 3, 0, "IMAGE"]]
     page.load({"nodes": [load, vfi, show], "links": links, "version": 0.4})
-    page.tab.get_by_role("button", name="Show swap nodes").click()
+    page.tab.get_by_test_id("error-overlay-see-errors").click()
     page.tab.get_by_role("button", name="Replace Node").click()
     page.settle()
     ours = page.node("RIFEFrameInterpolate")
