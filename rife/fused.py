@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import triton
 from torch import Tensor
 
-from . import kernels
+from . import kernels_triton as kernels
 from .engine import Run, halves
 from .network import Prepared
 from .warp import at_least_float32

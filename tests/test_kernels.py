@@ -18,7 +18,8 @@ pytest.importorskip("triton", reason="Triton is for Linux")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
-from rife import gpu, interpolate, kernels
+from rife import gpu, interpolate
+from rife import kernels_triton as kernels
 from rife.engine import Engine
 from rife.fused import FusedRun
 from rife.memory import Job
@@ -263,7 +264,7 @@ COMPILE = """
 import sys, torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
-from rife import kernels
+from rife import kernels_triton as kernels
 from rife.engine import Engine
 from rife.fused import FusedRun
 from rife.network import Prepared
