@@ -52,6 +52,7 @@ LENGTHS = (7, 25, 49, 97)
 PLACES = ("CPU", "CPU planar", "GPU", "GPU planar")
 #: Of kernels, the first that is part of a name tells the kind.
 KINDS = (
+    "gather_block_input", "render_frames", "full_size_motion", "finish_convolution",
     "see", "show", "spread", "activate", "Memcpy", "Memset", "dgrad", "conv", "fprop", "xmma",
     "cutlass", "nchw", "nhwc", "index", "elementwise", "reduce",
 )  # fmt: skip

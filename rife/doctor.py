@@ -22,7 +22,7 @@ import av
 import psutil
 import torch
 
-from . import gpu
+from . import gpu, nvrtc
 from .checkpoint import EXTENSIONS, CheckpointError, default_dtype, describe, sha256
 from .console import printable
 from .IFNet_v4 import VERSIONS, IFNet_v4
@@ -104,6 +104,7 @@ def _versions() -> Lines:
         ("Python", lambda: f"{platform.python_version()}, {platform.machine()}"),
         ("torch", _torch_version),
         ("Triton", _triton_version),
+        ("NVRTC", _nvrtc_version),
         ("PyAV", _av_version),
         ("packages", lambda: ", ".join(map(_package_version, PACKAGES + EXTRAS))),
     ]
@@ -143,8 +144,15 @@ def _triton_version() -> str:
     try:
         import triton
     except ImportError as error:
-        return f"none ({first_line(error)}): without it frames take longer on GPUs"
+        return f"none ({first_line(error)})"
     return triton.__version__
+
+
+def _nvrtc_version() -> str:
+    try:
+        return nvrtc.nvrtc().version
+    except ImportError as error:
+        return f"none ({first_line(error)})"
 
 
 def _av_version() -> str:

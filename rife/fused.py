@@ -1,28 +1,21 @@
-"""What lies between an engine's convolutions, by the fused kernels.
-
-Importing it raises ImportError where they can't be had: without Triton, or with an old one.
-"""
+"""What lies between an engine's convolutions, by the fused kernels."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-import triton
 from torch import Tensor
 
-from . import kernels_triton as kernels
 from .engine import Run, halves
+from .kernels import BlockOutput, Kernels, load
 from .network import Prepared
 from .warp import at_least_float32
 
-if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):
-    raise ImportError(f"Triton {triton.__version__} is too old: the kernels need 3.3")
-
 
 @dataclass(frozen=True)
-class Found(kernels.Found):
+class Found(BlockOutput):
     """there: as raw, of the frames' given order alone."""
 
     there: Tensor
@@ -35,10 +28,12 @@ class Found(kernels.Found):
 
 
 class FusedRun(Run):
-    """As Run, of two frames that are picked from one and the same `Prepared` by their index."""
+    """As Run, of two frames that are picked from one and the same `Prepared` by their index.
+
+    `fused_run` makes the class for kernels of one kind."""
 
     is_fused: ClassVar[bool] = True
-    activate = staticmethod(kernels.activate)
+    kernels: ClassVar[Kernels]
 
     def __init__(self, frames: tuple[Prepared, Prepared], times: Tensor, mask_adds: bool):
         self.frames, self.times, self.mask_adds = frames, times, mask_adds
@@ -66,7 +61,7 @@ class FusedRun(Run):
 
     @cached_property
     def _whole(self) -> Tensor:
-        return kernels.spread(self._found, self._size, adds=self.mask_adds)
+        return self.kernels.full_size_motion(self._found, self._size, adds=self.mask_adds)
 
     @property
     def _size(self) -> tuple[int, int]:
@@ -80,7 +75,7 @@ class FusedRun(Run):
         sizes = {part.rstrip("01"): size for x in entry.tensors for part, size in x.items()}
         times = self.times.flatten()
         warped, still = "seen" in sizes, "still" in sizes
-        x = kernels.see(
+        x = self.kernels.gather_block_input(
             self.frames[0].seen,
             self._indices,
             times,
@@ -89,7 +84,7 @@ class FusedRun(Run):
             warped=warped,
             still=still,
             time=sizes.get("time", 0),
-            given=sizes.get("given", 0),
+            handed=sizes.get("given", 0),
             flow=sizes.get("flow", 0),
             adds=self.mask_adds,
             size=entry.channels,
@@ -106,7 +101,7 @@ class FusedRun(Run):
         return FusedMotion(self, residual)
 
     def show(self, images: Tensor, residual: Tensor | None) -> Tensor:
-        return kernels.show(
+        return self.kernels.render_frames(
             images, self._indices, self._found, self._size, adds=self.mask_adds, residual=residual
         )
 
@@ -136,3 +131,19 @@ class FusedMotion:
         """The frames in between, (B, h, w, C), from images (N, h, w, C), both of one dtype: bytes,
         or floats in [0, 1]."""
         return self._run.show(images, self.residual)
+
+
+@cache
+def fused_run(name: str) -> type[FusedRun]:
+    """Runs by these kernels, named as in kernels.ORDER.
+
+    Raises:
+        ImportError: They can't be had here.
+    """
+    module = load(name)
+
+    class NamedRun(FusedRun):
+        kernels = module
+        activate = staticmethod(module.finish_convolution)
+
+    return NamedRun

@@ -18,7 +18,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from . import kernels
 from .engine import Engine, suits
+from .fused import FusedRun, fused_run
 from .memory import Job, first_line, is_out_of_memory
 from .network import Network, Prepared
 from .options import Options
@@ -378,50 +380,63 @@ def engine_for(model: Network, size: Sequence[int], scale: float) -> Engine:
     """An engine for frames of this height and width: with the fused kernels, where they run."""
     if size[0] * size[1] > MOST_PIXELS or not suits(model, scale):
         return Engine(model)
-    kind = model.version, model.dtype, model.device
+    kind = model.version, model.dtype, model.device, kernels.names()
     if kind not in _trusted:
         with torch.cuda.device_of(next(model.parameters())):  # Triton goes by the current one
-            _trusted[kind] = _makes_the_same(Engine(model))
-    if not _trusted[kind]:
-        return Engine(model)
-    from .fused import FusedRun
-
-    return Engine(model, FusedRun)
+            _trusted[kind] = _trusted_run(Engine(model))
+    return Engine(model, _trusted[kind])
 
 
-#: Networks, with their dtypes and devices -> whether the fused kernels make the same frames.
-_trusted: dict[Hashable, bool] = {}
+#: Networks, with their dtypes, devices and kernels to try -> the first that make the same frames.
+_trusted: dict[Hashable, type[FusedRun] | None] = {}
+
+
+def _trusted_run(plain: Engine) -> type[FusedRun] | None:
+    """Tries the kernels once: compilers and devices differ, and users had rather wait than have
+    frames that are wrong."""
+    level, reasons = logging.INFO, ""
+    for name in kernels.names():
+        try:
+            run = fused_run(name)
+            _compare(plain, run)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            if not isinstance(error, ImportError):  # which is usual
+                level = logging.WARNING
+            reasons += f"{'; ' if reasons else ''}{name}: {first_line(error)}"
+            continue
+        if reasons:
+            log.log(level, "the fused kernels by %s take the place of others (%s)", name, reasons)
+        return run
+    if reasons:
+        log.log(level, "without the fused kernels frames take longer (%s)", reasons)
+    return None
 
 
 @torch.inference_mode()
-def _makes_the_same(plain: Engine) -> bool:
-    """Try the kernels once: compilers and devices differ, and users had rather wait than have
-    frames that are wrong."""
+def _compare(plain: Engine, run: type[FusedRun]) -> None:
+    """Raises an error if `run` makes other frames than `plain`."""
     network, side = plain.network, plain.network.side_multiple()
     random = torch.Generator().manual_seed(0)
     images = resize(torch.rand(2, 3, 8, 16, generator=random), side // 8).to(network.device)
-    try:
-        from .fused import FusedRun
+    frames = [plain.prepare(image[None]) for image in images]
+    wanted = plain.motion(*frames, doubts=[]).render(*(image[None] for image in images))
+    fused = Engine(network, run)
 
-        frames = [plain.prepare(image[None]) for image in images]
-        wanted = plain.motion(*frames, doubts=[]).render(*(image[None] for image in images))
-        fused = Engine(network, FusedRun)
+    def render() -> Tensor:
         both = fused.prepare(images)
         picked = (
             Prepared(both.seen, both.pyramid, torch.full((1,), i, device=network.device))
             for i in range(2)
         )
-        made = fused.motion(*picked, doubts=[]).frames(images.permute(0, 2, 3, 1).contiguous())
-        apart = float((made - wanted.permute(0, 2, 3, 1)).abs().mean())
-        if not apart < MOST_APART:
-            raise RuntimeError(f"they make other frames, {apart:.3f} apart")
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        level = logging.INFO if isinstance(error, ImportError) else logging.WARNING
-        log.log(level, "without the fused kernels frames take longer (%s)", first_line(error))
-        return False
-    return True
+        return fused.motion(*picked, doubts=[]).frames(images.permute(0, 2, 3, 1).contiguous())
+
+    with run.kernels.compile_first():
+        render()
+    apart = float((render() - wanted.permute(0, 2, 3, 1)).abs().mean())
+    if not apart < MOST_APART:
+        raise RuntimeError(f"they make other frames, {apart:.3f} apart")
 
 
 def carried(dtype: torch.dtype, network: torch.dtype) -> torch.dtype:

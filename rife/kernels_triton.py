@@ -4,30 +4,25 @@ Neither flow nor a warped frame is ever stored at full size: flow and mask are e
 are needed, from the planes that each block found at its own size; sampling, the mean of 2x2 pixels
 and the changes of layout and dtype happen in registers. Coordinates and sums are float32.
 
-engine.py says the same in plain torch, and is what this is tested against.
+engine.py says the same in plain torch, and is what this is tested against. kernels.py says what the
+public functions take and return.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from .kernels import BlockOutput
+
+if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):
+    raise ImportError(f"Triton {triton.__version__} is too old: the kernels need 3.3")
+
 #: Pixels of one program.
 BLOCK = 128
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a block found: raw (B, C, h, w) channels last, its first planes before a
-    PixelShuffle(cell), flow still in pixels of the block; `factor`: how many times larger the
-    shuffled planes are made for the frame, and by how much flow grows."""
-
-    raw: Tensor
-    cell: int
-    factor: int
 
 
 @triton.jit
@@ -301,64 +296,51 @@ def _activate(
     tl.store(y + i, value.to(y.dtype.element_ty), mask=inside)
 
 
-def _of(found: Sequence[Found]) -> dict:
-    """Blocks' planes as the kernels take them."""
+def _of(outputs: Sequence[BlockOutput]) -> dict:
+    """As the kernels take them."""
     return {
-        "raws": tuple(f.raw.permute(0, 2, 3, 1) for f in found),
-        "FOUND": tuple((f.raw.shape[1], f.cell, f.factor) for f in found),
+        "raws": tuple(x.raw.permute(0, 2, 3, 1) for x in outputs),
+        "FOUND": tuple((x.raw.shape[1], x.cell, x.factor) for x in outputs),
     }
 
 
-def see(
-    seen: Tensor,
+def gather_block_input(
+    frames: Tensor,
     indices: tuple[Tensor, Tensor],
     times: Tensor,
-    found: Sequence[Found],
+    outputs: Sequence[BlockOutput],
     *,
     scale: int,
     warped: bool,
     still: bool,
     time: int,
-    given: int,
+    handed: int,
     flow: int,
     adds: bool,
     size: int,
 ) -> Tensor:
-    """A block's input at `scale`, (B, size, h, w) channels last, of the dtype of `seen`.
-
-    seen: (N, c, H, W) channels last, c a power of two. indices: (B,) integers each, of the first
-        and the second frame in it. times: (B,) float32. found: by the blocks before.
-    warped, still, time, given, flow: what there is of both frames where motion has them, and as
-        they are; and how many channels of all else, in this order; then zeros up to `size`.
-    adds: masks are added up; else the last counts.
-    """
-    _, wide, height, width = seen.shape
+    _, wide, height, width = frames.shape
     batch, h, w = len(times), height // scale, width // scale
     rest = size - 2 * wide * (warped + still)
-    out = seen.new_empty(batch, h, w, size)
+    out = frames.new_empty(batch, h, w, size)
     _see[(triton.cdiv(h * w, BLOCK), batch)](
-        out, seen.permute(0, 2, 3, 1), *indices, times, H=height, W=width,
-        SCALE=scale, WIDE=wide, WARPED=warped, STILL=still, TIME=time, GIVEN=given, FLOW=flow,
+        out, frames.permute(0, 2, 3, 1), *indices, times, H=height, W=width,
+        SCALE=scale, WIDE=wide, WARPED=warped, STILL=still, TIME=time, GIVEN=handed, FLOW=flow,
         ADDS=adds, REST=rest, COLUMNS=triton.next_power_of_2(max(1, rest)), SIZE=size, BLOCK=BLOCK,
-        **_of(found),
+        **_of(outputs),
     )  # fmt: skip
     return out.permute(0, 3, 1, 2)
 
 
-def show(
+def render_frames(
     images: Tensor,
     indices: tuple[Tensor, Tensor],
-    found: Sequence[Found],
+    outputs: Sequence[BlockOutput],
     size: tuple[int, int],
     *,
     adds: bool,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """The frames, (B, h, w, C), of the dtype of `images`, as Motion.render makes them.
-
-    images: (N, h, w, C), bytes or floats in [0, 1]. size: height and width of the motion, at least
-    the images'. residual: (B, 3, height, width) float32. Else as `see`.
-    """
     _, height, width, channels = images.shape
     batch = len(indices[0])
     out = images.new_empty(batch, height, width, channels)
@@ -366,27 +348,26 @@ def show(
         out, images, *indices, out if residual is None else residual.contiguous(),
         H=size[0], W=size[1], height=height, width=width,
         C=channels, WIDE=triton.next_power_of_2(channels), RESIDUAL=residual is not None,
-        ADDS=adds, BLOCK=BLOCK, **_of(found),
+        ADDS=adds, BLOCK=BLOCK, **_of(outputs),
     )  # fmt: skip
     return out
 
 
-def spread(found: Sequence[Found], size: tuple[int, int], *, adds: bool) -> Tensor:
-    """Flow in pixels and the mask before its sigmoid, (B, 5, height, width) float32."""
+def full_size_motion(
+    outputs: Sequence[BlockOutput], size: tuple[int, int], *, adds: bool
+) -> Tensor:
     height, width = size
-    raw = found[0].raw
+    raw = outputs[0].raw
     out = torch.empty(len(raw), 5, height, width, device=raw.device)
     _spread[(triton.cdiv(height * width, BLOCK), len(raw))](
-        out, H=height, W=width, ADDS=adds, BLOCK=BLOCK, **_of(found)
+        out, H=height, W=width, ADDS=adds, BLOCK=BLOCK, **_of(outputs)
     )
     return out
 
 
-def activate(y: Tensor, bias: Tensor, slopes: Tensor | None, residual: Tensor | None) -> Tensor:
-    """fuse.Activate: what follows a convolution, in one pass, in place where `y` allows it.
-
-    y, residual: (B, C, h, w). bias, slopes: (C,).
-    """
+def finish_convolution(
+    y: Tensor, bias: Tensor, slopes: Tensor | None, residual: Tensor | None
+) -> Tensor:
     y = y.contiguous(memory_format=torch.channels_last)
     if residual is not None:
         residual = residual.contiguous(memory_format=torch.channels_last)
@@ -397,3 +378,7 @@ def activate(y: Tensor, bias: Tensor, slopes: Tensor | None, residual: Tensor | 
         BLOCK=block,
     )  # fmt: skip
     return y
+
+
+#: Triton compiles a kernel when it is first launched, one at a time.
+compile_first = nullcontext

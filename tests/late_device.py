@@ -2,7 +2,6 @@
 it is given as late as events allow, in an odd order, and graphs are what they are on a GPU."""
 
 import random
-import sys
 from collections import deque
 from contextlib import contextmanager
 
@@ -127,7 +126,7 @@ def late(*args, **options):
     device = LateDevice(*args, **options)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rife.gpu.device_of", lambda model: device)
-        patch.setitem(sys.modules, "rife.fused", None)
+        patch.setenv("RIFE_KERNELS", "none")
         patch.setattr(gpu, "_trusted", {})
         patch.setattr("rife.memory.BATCH", 3)
         patch.setattr("rife.engine._GATHERS", False)  # it is for CPUs alone

@@ -1,6 +1,8 @@
-"""The fused kernels against plain torch: on a GPU where there is one, else in Triton's interpreter
-on the CPU. And that they compile for GPUs, which takes none."""
+"""The fused kernels, in each language, against plain torch: on a GPU where there is one, else on
+the CPU, in Triton's interpreter or by a C++ compiler. And that they compile for GPUs, without one.
+"""
 
+import logging
 import os
 import subprocess
 import sys
@@ -12,25 +14,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-pytest.importorskip("triton", reason="Triton is for Linux")
-
-# ruff: noqa: E402
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-from rife import gpu, interpolate
-from rife import kernels_triton as kernels
+from rife import gpu, interpolate, kernels_nvrtc
 from rife.engine import Engine
-from rife.fused import FusedRun
+from rife.fused import fused_run
+from rife.kernels import ORDER, BlockOutput, load
 from rife.memory import Job
 from rife.network import Prepared, blend
 from rife.options import Options
 from rife.warp import resize, warp
 
+from .cpu_kernels import CpuKernels
 from .late_device import LateDevice
 from .seeded import seeded_clip, seeded_images
 from .test_engine import NETWORKS, seeded, settings
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROOT = Path(__file__).parents[1]
 SIZE = HEIGHT, WIDTH = 32, 64
 #: Of the blocks before: planes, PixelShuffle's cell, factor (above the scale of the next block, or
@@ -44,11 +42,26 @@ FOUND = {
 CLOSE = 2e-5 if DEVICE == "cpu" else 2e-4
 
 
-@pytest.fixture(autouse=True)
-def large_programs(monkeypatch):
-    """The interpreter takes as long for a program of few pixels as for one of many."""
-    if DEVICE == "cpu":
-        monkeypatch.setattr(kernels, "BLOCK", 2048)
+ON_CPU = CpuKernels(Path(kernels_nvrtc.__file__).with_name("kernels.cu"))
+
+
+@pytest.fixture(params=ORDER)
+def language(request, monkeypatch):
+    """What the kernels are written in."""
+    if request.param == "triton":
+        pytest.importorskip("triton", reason="Triton is for Linux")
+    if DEVICE == "cpu" and request.param == "triton":
+        # The interpreter takes as long for a program of few pixels as for one of many.
+        monkeypatch.setattr(load("triton"), "BLOCK", 2048)
+    if DEVICE == "cpu" and request.param == "nvrtc":
+        monkeypatch.setattr(kernels_nvrtc, "_kernels", ON_CPU)
+        monkeypatch.setattr(kernels_nvrtc, "compile_first", ON_CPU.compile_first)
+    return request.param
+
+
+@pytest.fixture
+def kernels(language):
+    return load(language)
 
 
 def found_before(name, batch=2):
@@ -58,7 +71,7 @@ def found_before(name, batch=2):
         h, w = HEIGHT // factor // cell, WIDTH // factor // cell
         raw = torch.rand(batch, planes * cell**2, h, w, generator=random) * 4 - 2
         raw = raw.to(DEVICE).contiguous(memory_format=torch.channels_last)
-        found.append(kernels.Found(raw, cell, factor))
+        found.append(BlockOutput(raw, cell, factor))
     return found
 
 
@@ -96,7 +109,7 @@ INDICES = torch.tensor([2, 0], device=DEVICE), torch.tensor([1, 2], device=DEVIC
         ("many", 3, 4, {"warped", "still", "time", "mask", "flow"}),
     ],
 )
-def test_blocks_see_what_plain_torch_gives_them(before, scale, channels, wide, parts):
+def test_blocks_see_what_plain_torch_gives_them(kernels, before, scale, channels, wide, parts):
     found, adds = found_before(before), "handed" not in parts
     seen = ring(channels, wide)
     times = torch.tensor([0.3, 0.9], device=DEVICE)
@@ -116,10 +129,10 @@ def test_blocks_see_what_plain_torch_gives_them(before, scale, channels, wide, p
         wanted += [flow / scale]
     wanted = resize(torch.cat(wanted, 1), 1 / scale)
     filled = -(-(wanted.shape[1] + 1) // 8) * 8
-    made = kernels.see(
+    made = kernels.gather_block_input(
         seen, INDICES, times, found, scale=scale, adds=adds, size=filled,
         warped="warped" in parts, still="still" in parts, time=int("time" in parts),
-        given=handed.shape[1] * ("mask" in parts), flow=4 * ("flow" in parts),
+        handed=handed.shape[1] * ("mask" in parts), flow=4 * ("flow" in parts),
     )  # fmt: skip
     assert made.is_contiguous(memory_format=torch.channels_last)
     assert (made[:, : wanted.shape[1]] - wanted).abs().max() < CLOSE
@@ -128,10 +141,10 @@ def test_blocks_see_what_plain_torch_gives_them(before, scale, channels, wide, p
 
 @pytest.mark.parametrize("before", list(FOUND)[1:])
 @pytest.mark.parametrize("adds", [False, True])
-def test_flow_and_mask_are_those_of_plain_torch(before, adds):
+def test_flow_and_mask_are_those_of_plain_torch(kernels, before, adds):
     found = found_before(before)
     flow, handed = full_size(found, adds)
-    made = kernels.spread(found, SIZE, adds=adds)
+    made = kernels.full_size_motion(found, SIZE, adds=adds)
     assert (made[:, :4] - flow).abs().max() < CLOSE * flow.abs().max()
     assert (made[:, 4:] - handed[:, :1]).abs().max() < CLOSE
 
@@ -139,7 +152,7 @@ def test_flow_and_mask_are_those_of_plain_torch(before, adds):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.uint8])
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("residual", [False, True])
-def test_frames_are_those_of_plain_torch(channels, residual, dtype):
+def test_frames_are_those_of_plain_torch(kernels, channels, residual, dtype):
     found = found_before("many")
     random = torch.Generator().manual_seed(5)
     images = torch.rand(3, HEIGHT - 3, WIDTH - 5, channels, generator=random).to(DEVICE)
@@ -147,7 +160,7 @@ def test_frames_are_those_of_plain_torch(channels, residual, dtype):
     change = None
     if residual:
         change = torch.rand(2, 3, *SIZE, generator=random).to(DEVICE) - 0.5
-    made = kernels.show(images, INDICES, found, SIZE, adds=True, residual=change)
+    made = kernels.render_frames(images, INDICES, found, SIZE, adds=True, residual=change)
     assert made.dtype == dtype and made.shape == (2, *images.shape[1:])
 
     levels = 255 if dtype == torch.uint8 else 1
@@ -165,21 +178,21 @@ def test_frames_are_those_of_plain_torch(channels, residual, dtype):
         assert (made.float() - wanted).abs().max() < (CLOSE if dtype == torch.float32 else 1e-3)
 
 
-def test_values_beyond_the_border_and_nan_stay_within_the_image():
+def test_values_beyond_the_border_and_nan_stay_within_the_image(kernels):
     found = found_before("one", batch=1)
     found[0].raw[:, :4] = torch.tensor([1e9, -1e9, float("nan"), float("inf")], device=DEVICE)[
         :, None, None
     ]
     images = torch.rand(3, *SIZE, 3, device=DEVICE)
     indices = tuple(index[:1] for index in INDICES)
-    made = kernels.show(images, indices, found, SIZE, adds=True)
+    made = kernels.render_frames(images, indices, found, SIZE, adds=True)
     assert made.shape == (1, *images.shape[1:])  # and nothing was read from elsewhere
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("slopes", [None, 0.2, "each"])
 @pytest.mark.parametrize("residual", [False, True])
-def test_activations_are_those_of_plain_torch(dtype, slopes, residual):
+def test_activations_are_those_of_plain_torch(kernels, dtype, slopes, residual):
     y, x = (torch.randn(2, 6, 7, 9, device=DEVICE).to(dtype) for _ in range(2))
     bias = torch.randn(6, device=DEVICE).to(dtype)
     if slopes is not None:
@@ -188,7 +201,7 @@ def test_activations_are_those_of_plain_torch(dtype, slopes, residual):
     wanted = y.float() + bias.float()[:, None, None] + (x.float() if residual else 0)
     if slopes is not None:
         wanted = F.prelu(wanted, slopes.float())
-    made = kernels.activate(y.clone(), bias, slopes, x if residual else None)
+    made = kernels.finish_convolution(y.clone(), bias, slopes, x if residual else None)
     assert made.dtype == dtype
     assert (made.float() - wanted).abs().max() < (1e-6 if dtype == torch.float32 else 4e-3)
 
@@ -206,14 +219,14 @@ FEW = ("v3.5", "v4.25 - v4.26")
     "name",
     [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS],
 )
-def test_engines_with_and_without_kernels_make_the_same(name):
+def test_engines_with_and_without_kernels_make_the_same(language, name):
     network = seeded(name).to(DEVICE)
     multiple = network.side_multiple()
     images = seeded_images(multiple, multiple).view(2, 3, multiple, multiple).to(DEVICE)
     times = torch.tensor([0.3, 0.7], device=DEVICE).view(2, 1, 1, 1)
     for options in settings(network):
         with torch.inference_mode():
-            plain, fused = Engine(network), Engine(network, FusedRun)
+            plain, fused = Engine(network), Engine(network, fused_run(language))
             frames = [plain.prepare(x[None], refine=options["refine"]) for x in images]
             motion = plain.motion(*frames, 0.3, **options)
             wanted = motion.render(*(x[None] for x in images))
@@ -232,12 +245,14 @@ def test_engines_with_and_without_kernels_make_the_same(name):
 @pytest.mark.parametrize(
     "dtype", [pytest.param(torch.float32, marks=pytest.mark.slow), torch.uint8]
 )
-def test_kernels_read_slots_and_are_recorded(dtype):
+def test_kernels_read_slots_and_are_recorded(language, dtype):
     network = seeded("v3.5").to(DEVICE)
     frames = seeded_clip(5, 32, 61)
     frames = (255 * frames).byte() if dtype == torch.uint8 else frames
     device = LateDevice(1) if DEVICE == "cpu" else gpu.Device(network.device)
-    card = gpu.Card(Engine(network, FusedRun), Options(), device, (32, 61, 3), dtype, batch=1)
+    card = gpu.Card(
+        Engine(network, fused_run(language)), Options(), device, (32, 61, 3), dtype, batch=1
+    )
     made = [card.make([Job(*pair, Fraction(1, 2))])[0] for pair in pairwise(frames)]
     made = torch.cat([card.download(frame)() for frame in made])
     wanted = interpolate(network.cpu(), frames, cuts="ignore")[1::2]
@@ -249,15 +264,36 @@ def test_kernels_read_slots_and_are_recorded(dtype):
 
 @pytest.mark.filterwarnings("ignore:invalid value")
 @pytest.mark.parametrize("amount, doubt", [(0.0, 0.0), (torch.inf, torch.nan)])
-def test_kernels_notice_flow_that_is_not_finite(amount, doubt):
+def test_kernels_notice_flow_that_is_not_finite(language, amount, doubt):
     network = seeded("v3.5").to(DEVICE)
     with torch.no_grad():
         network.block2.conv1[0].bias[0] = amount
     device = LateDevice(1) if DEVICE == "cpu" else gpu.Device(network.device)
-    card = gpu.Card(Engine(network, FusedRun), Options(), device, (32, 32, 3), torch.uint8, batch=1)
+    card = gpu.Card(
+        Engine(network, fused_run(language)), Options(), device, (32, 32, 3), torch.uint8, batch=1
+    )
     frames = (255 * seeded_clip(2, 32, 32)).byte()
     _, doubts = card.make([Job(*frames, Fraction(1, 2))])
     assert card.download(doubts)().tolist() == pytest.approx([doubt], nan_ok=True)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="there the kernels are not the CPU's")
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [(("triton", "nvrtc"), "nvrtc"), (("triton",), "without the fused kernels"), ((), "")],
+)
+def test_where_triton_is_missing_nvrtc_runs(names, said, caplog, monkeypatch):
+    monkeypatch.setattr("rife.kernels.ORDER", names)
+    monkeypatch.setattr(gpu, "_trusted", {})
+    monkeypatch.setattr(gpu, "fused_run", fused_run.__wrapped__)
+    monkeypatch.setattr(kernels_nvrtc, "_kernels", ON_CPU)
+    monkeypatch.setattr(kernels_nvrtc, "compile_first", ON_CPU.compile_first)
+    monkeypatch.setitem(sys.modules, "rife.kernels_triton", None)
+    caplog.set_level(logging.INFO)
+    engine = gpu.engine_for(seeded("v3.5"), SIZE, 1.0)
+    assert engine.is_fused == ("nvrtc" in names)
+    assert said in caplog.text
+    assert not [r for r in caplog.records if r.levelno > logging.INFO]  # nothing is wrong
 
 
 COMPILE = """
@@ -266,7 +302,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from rife import kernels_triton as kernels
 from rife.engine import Engine
-from rife.fused import FusedRun
+from rife.fused import fused_run
 from rife.network import Prepared
 from tests.test_engine import seeded
 
@@ -292,7 +328,7 @@ for name in sys.argv[2:]:
     m = network.side_multiple()
     with torch.inference_mode():
         refine = "refine" in network.options | network.built_in
-        engine = Engine(network, FusedRun)
+        engine = Engine(network, fused_run("triton"))
         both = engine.prepare(torch.zeros(2, 3, m, m), refine=refine)
         first, second = (Prepared(both.seen, both.pyramid, torch.tensor([i])) for i in (0, 1))
         ensemble = "ensemble" in network.options

@@ -4,6 +4,7 @@ import inspect
 import re
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -70,8 +71,19 @@ def test_the_archive_has_what_runs_and_nothing_else(in_git: None) -> None:
     code = {file for file in files if file.endswith(".py") and not file.startswith("rife/")}
     assert code == {"__init__.py", "__main__.py", "nodes.py", "comfy_host.py"}
     assert {file for file in files if file.startswith("rife/")} == {
-        file.relative_to(ROOT).as_posix() for file in (ROOT / "rife").rglob("*.py")
+        file.relative_to(ROOT).as_posix()
+        for pattern in ("*.py", "*.cu")
+        for file in (ROOT / "rife").rglob(pattern)
     }
+
+
+def test_the_wheel_has_all_that_the_archive_has(in_git: None, pyproject: dict) -> None:
+    setuptools = pyproject["tool"]["setuptools"]
+    packages = {name.replace(".", "/"): name for name in setuptools["packages"]}
+    for file in filter(re.compile("rife/").match, archive.files()):
+        folder, _, name = file.rpartition("/")
+        patterns = ["*.py", *setuptools["package-data"].get(packages[folder], [])]
+        assert any(fnmatch(name, pattern) for pattern in patterns), file
 
 
 def test_the_archive_is_small(in_git: None) -> None:

@@ -1,0 +1,118 @@
+"""The fused kernels of GPUs: what they compute, in what they are written, and which of them run.
+
+kernels_nvrtc.py has them in CUDA C, kernels_triton.py in Triton. fused.py is what calls them.
+"""
+
+import importlib
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+#: The first of them that can be had and makes the right frames is the one that runs.
+ORDER = ("triton", "nvrtc")
+#: An environment variable: the only one of `ORDER` to be tried, or "none".
+CHOICE = "RIFE_KERNELS"
+
+
+@dataclass(frozen=True)
+class BlockOutput:
+    """What a block puts out: raw (B, C, h, w) channels last, its first planes before a
+    PixelShuffle(cell), flow still in pixels of the block; `factor`: how many times larger the
+    shuffled planes are made for the frame, and by how much flow grows."""
+
+    raw: Tensor
+    cell: int
+    factor: int
+
+
+class Kernels(Protocol):
+    """What a module of kernels has."""
+
+    def gather_block_input(
+        self,
+        frames: Tensor,
+        indices: tuple[Tensor, Tensor],
+        times: Tensor,
+        outputs: Sequence[BlockOutput],
+        *,
+        scale: int,
+        warped: bool,
+        still: bool,
+        time: int,
+        handed: int,
+        flow: int,
+        adds: bool,
+        size: int,
+    ) -> Tensor:
+        """Returns a block's input at `scale`, (B, size, h, w) channels last, of the frames' dtype:
+        of both frames what motion makes of them (if `warped`), and as they are (if `still`); then
+        the timestep, what blocks hand over, the flow, and zeros.
+
+        Args:
+            frames: (N, c, H, W) channels last, c a power of two.
+            indices: (B,) int64 each: which of them are the first and the second frame.
+            times: (B,) float32.
+            outputs: Of the blocks before.
+            time, handed, flow: Channels of each.
+            adds: Masks are added up; else the last block's counts.
+        """
+
+    def render_frames(
+        self,
+        images: Tensor,
+        indices: tuple[Tensor, Tensor],
+        outputs: Sequence[BlockOutput],
+        size: tuple[int, int],
+        *,
+        adds: bool,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """Returns the frames, (B, h, w, C), of the images' dtype, as Motion.render makes them.
+
+        Args:
+            images: (N, h, w, C), bytes or floats in [0, 1].
+            size: Height and width of the motion, at least the images'.
+            residual: (B, 3, height, width) float32.
+        """
+
+    def full_size_motion(
+        self, outputs: Sequence[BlockOutput], size: tuple[int, int], *, adds: bool
+    ) -> Tensor:
+        """Returns flow in pixels and the mask before its sigmoid, (B, 5, height, width) float32."""
+
+    def finish_convolution(
+        self, y: Tensor, bias: Tensor, slopes: Tensor | None, residual: Tensor | None
+    ) -> Tensor:
+        """fuse.Activate: does what follows a convolution in one pass, in place where `y` allows it.
+
+        Args:
+            y, residual: (B, C, h, w).
+            bias, slopes: (C,).
+        """
+
+    def compile_first(self) -> AbstractContextManager:
+        """Within it, what the functions return may be arbitrary. After it, all kernels that were
+        called are compiled, several at a time where that can be done."""
+
+
+def names() -> tuple[str, ...]:
+    """The kernels to try, the best first."""
+    choice = os.environ.get(CHOICE)
+    if not choice:
+        return ORDER
+    if choice not in (*ORDER, "none"):
+        raise ValueError(f"{CHOICE} is {choice!r}, not one of {', '.join(ORDER)} or none")
+    return () if choice == "none" else (choice,)
+
+
+def load(name: str) -> Kernels:
+    """Imports one of `ORDER`.
+
+    Raises:
+        ImportError: It can't be had here.
+    """
+    return importlib.import_module(f".kernels_{name}", __package__)
