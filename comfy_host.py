@@ -439,6 +439,19 @@ async def replace_node(theirs: str, widgets: list[str], ours: str, inputs: dict[
         )
 
 
+def before_each_prompt(change: Callable[[dict], None]) -> None:
+    """Has `change` called with each prompt (node id -> class_type and inputs) that ComfyUI gets,
+    before it is checked."""
+
+    def change_prompt(request: dict) -> dict:
+        change(request.get("prompt", {}))
+        return request
+
+    server = getattr(PromptServer, "instance", None)
+    if hasattr(server, "add_on_prompt_handler"):  # else nobody sends any: nodes without a server
+        server.add_on_prompt_handler(change_prompt)
+
+
 def stop_if_interrupted() -> None:
     """Raise what ends the run if the user asked for it."""
     model_management.throw_exception_if_processing_interrupted()
@@ -493,8 +506,8 @@ def progress(node_id: str | None = None, **console: Any) -> Iterator[Callable[..
             if time.monotonic() - shown >= SECONDS_BETWEEN_PREVIEWS:
                 seconds = time.monotonic() - started
                 tell(node_id, _so_far(done, total, seconds, console["unit"]))
-                if frame is not None:
-                    preview = ("JPEG", _thumbnail(frame, args.preview_size), args.preview_size)
+                if frame is not None:  # of a size of its own: ComfyUI would enlarge small ones
+                    preview = ("JPEG", _preview(frame, args.preview_size), None)
                 shown = time.monotonic()
             if total:
                 node_bar.update_absolute(done, total, preview)
@@ -516,8 +529,11 @@ def _so_far(done: int, total: int | None, seconds: float, unit: str) -> str:
     return ", ".join(parts)
 
 
-def _thumbnail(frame: Tensor, side: int) -> Image.Image:
-    """A cheap preview of a frame (H, W, C) of floats or bytes, under 2 * side pixels long."""
-    step = max(1, max(frame.shape[:2]) // side)
-    small = to_uint8(frame[::step, ::step, :3])
-    return Image.fromarray(small.expand(-1, -1, 3).numpy())
+def _preview(frame: Tensor, longest: int) -> Image.Image:
+    """Returns a frame (H, W, C) of floats or bytes as a picture, its longer side at most `longest`
+    pixels."""
+    step = max(1, max(frame.shape[:2]) // longest)  # most of the way, cheaply
+    pixels = to_uint8(frame[::step, ::step, :3])
+    picture = Image.fromarray(pixels.expand(-1, -1, 3).numpy())
+    picture.thumbnail((longest, longest), Image.Resampling.BILINEAR)
+    return picture

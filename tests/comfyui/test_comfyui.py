@@ -1,11 +1,14 @@
 """The nodes inside a real ComfyUI: whole graphs, interrupts, model files that come and go."""
 
+import ast
 import random
+import re
 import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 
 import av
@@ -20,7 +23,7 @@ from rife.IFNet_v4 import VERSIONS, IFNet_v4
 from rife.zoo import DEFAULT, ZOO
 
 from ..seeded import seeded_state
-from .conftest import OTHER_PACK, ComfyUI, Rejected
+from .conftest import OTHER_PACK, PACK, ComfyUI, Rejected
 
 pytestmark = pytest.mark.comfyui
 
@@ -94,15 +97,15 @@ def test_the_nodes_are_listed_with_their_inputs_in_order(comfy: ComfyUI) -> None
     assert loader["output"] == ["INTERP_MODEL"]
     assert interpolate["display_name"] == "RIFE Frame Interpolate"
     assert interpolate["input_order"]["required"] == ["images", "multiplier"]
-    assert interpolate["output"] == ["IMAGE", "FLOAT", "INT"]
-    assert interpolate["output_name"] == ["images", "fps", "frame_count"]
+    assert interpolate["output"] == ["IMAGE", "FLOAT", "INT", "STRING"]
+    assert interpolate["output_name"] == ["images", "fps", "frame_count", "report"]
     video = comfy.get("/object_info/RIFEVideoInterpolate")["RIFEVideoInterpolate"]
     assert video["display_name"] == "RIFE Video Interpolate"
     assert video["input_order"]["required"] == ["video", "multiplier"]
-    assert video["output"] == ["VIDEO"]
+    assert video["output"] == ["VIDEO", "STRING"]
     flow = comfy.get("/object_info/RIFEOpticalFlow")["RIFEOpticalFlow"]
     assert flow["display_name"] == "RIFE Optical Flow"
-    assert flow["output"] == ["IMAGE", "MASK", "RIFE_FLOW"]
+    assert flow["output"] == ["IMAGE", "MASK", "RIFE_FLOW", "STRING"]
     for node in (loader, interpolate, video, flow):
         inputs = node["input"]["required"] | node["input"]["optional"]
         assert all(options["tooltip"] for _, options in inputs.values())
@@ -128,6 +131,68 @@ def test_8_becomes_24_frames_a_second_and_the_rate_goes_to_create_video(
     assert run.ended == "success", run.events[-1]
     (path,) = comfy.files(run)
     assert rate_and_count(path) == (24, 147)
+
+
+def test_a_forgotten_rate_is_that_of_the_video(comfy: ComfyUI, clip: str, talking: str) -> None:
+    """Also through a node that passes frames on; another video makes the node run again."""
+    prompt = video_prompt(talking, "v4.0.pkl")
+    prompt["small"] = {
+        "class_type": "ImageScaleBy",
+        "inputs": {"image": ["parts", 0], "upscale_method": "area", "scale_by": 0.5},
+    }
+    prompt["rife"]["inputs"] |= {"images": ["small", 0], "source_fps": 0.0}
+    prompt["video"]["inputs"]["fps"] = ["rife", 1]
+    for file, rate in ((talking, 50), (clip, 16)):
+        prompt["load"]["inputs"]["file"] = file
+        run = comfy.run(prompt)
+        assert run.ended == "success", run.events[-1]
+        assert rate_and_count(comfy.files(run)[0])[0] == rate
+        assert "assumed" not in run.said_on("rife")[0]
+
+
+def test_where_the_rate_is_unknown_8_fps_are_assumed_with_a_warning(
+    comfy: ComfyUI, talking: str
+) -> None:
+    prompt = images_prompt(talking, "v4.0.pkl")
+    prompt["twice"] = {
+        "class_type": "ImageBatch",
+        "inputs": {"image1": ["small", 0], "image2": ["small", 0]},
+    }
+    prompt["rife"]["inputs"]["images"] = ["twice", 0]
+    warning, done, _ = comfy.run(prompt).said_on("rife")
+    assert warning.startswith("8 fps assumed") and done == "4 -> 7 frames, 8 -> 16 fps"
+    prompt["rife"]["inputs"]["target_fps"] = 60.0
+    run = comfy.run(prompt)
+    assert run.ended == "error"
+    assert "connect source_fps" in run.of("execution_error")[0]["exception_message"]
+
+
+def test_the_rate_is_followed_through_inputs_that_comfyui_s_nodes_have(comfy: ComfyUI) -> None:
+    nodes = comfy.get("/object_info")
+    text = (PACK / "frame_rates.py").read_text()
+    table = ast.literal_eval(re.search(r"PASS_FRAMES_ON = (\{.*?\})", text, re.DOTALL)[1])
+    for kind, name in table.items():
+        if kind in nodes:
+            assert name in {**nodes[kind]["input"]["required"]}, kind
+            assert not any(nodes[kind]["output_is_list"]), kind
+    assert len(set(table) & set(nodes)) > 15
+
+
+def test_videohelpersuite_s_rate_counts_the_frames_it_skips(comfy: ComfyUI, talking: str) -> None:
+    if "VHS_LoadVideo" not in comfy.get("/object_info"):
+        pytest.skip("VideoHelperSuite is not installed: COMFYUI_PACKS")
+    prompt = video_prompt(talking, "v4.0.pkl")
+    prompt["parts"] = {
+        "class_type": "VHS_LoadVideo",
+        "inputs": {
+            **{"video": talking, "force_rate": 10, "custom_width": 0, "custom_height": 0},
+            **{"frame_load_cap": 0, "skip_first_frames": 0, "select_every_nth": 2},
+        },
+    }
+    prompt["video"]["inputs"]["fps"] = ["rife", 1]
+    run = comfy.run(prompt)
+    assert run.ended == "success", run.events[-1]
+    assert rate_and_count(comfy.files(run)[0])[0] == 10
 
 
 def test_every_setting_is_accepted(comfy: ComfyUI, clip: str) -> None:
@@ -282,7 +347,20 @@ def test_progress_counts_every_frame_and_shows_some(comfy: ComfyUI, clip: str) -
     seconds = run.events[-1][0] - run.events[0][0]
     assert 1 <= len(previews) <= 4 * seconds
     lines = [line["text"] for line in run.of("line") if line["node"] == "rife"]
-    assert lines[0].startswith("frame 1 of 25") and lines[-1].startswith("9 -> 25 frames")
+    assert lines[0].startswith("frame 1 of 25")
+    assert run.said_on("rife")[0].startswith("9 -> 25 frames")
+
+
+def test_a_preview_looks_like_the_frame_and_is_as_large(comfy: ComfyUI, talking: str) -> None:
+    """Of bytes, which the frames of a file are, and of floats."""
+    with av.open(str(comfy.base / "input" / talking)) as video:
+        first = next(video.decode(video=0)).to_ndarray(format="rgb24")
+    images = video_prompt(talking, "v4.0.pkl", multiplier=3)
+    for prompt in (file_to_file_prompt(talking, multiplier=3), images):
+        preview = comfy.run(prompt).of("preview")[0]["jpeg"]  # with the first frame that is done
+        shown = np.asarray(Image.open(BytesIO(preview)))
+        assert shown.shape == first.shape
+        assert np.abs(shown.astype(int) - first).mean() < 4
 
 
 def test_an_interrupt_ends_the_run_within_two_frames(comfy: ComfyUI, clip: str) -> None:
