@@ -113,7 +113,7 @@ _RULES = {
     ),
     "INTERP_MODEL": _Rule(
         lambda entry: "a model, such as Load RIFE Model's",
-        lambda entry, value: value is None or isinstance(value, ModelPatcher),
+        lambda entry, value: value is None or isinstance(value, ModelPatcher | str),
     ),
 }
 
@@ -302,9 +302,18 @@ def load_model(name: str, precision: str) -> ModelPatcher:
     return patcher(RIFE(network), load_device=device, offload_device=offload_device)
 
 
-def default_model() -> ModelPatcher:
-    """For nodes to which none is connected."""
-    return load_model(DEFAULT, "auto")
+def resolve_model(model: ModelPatcher | str | None) -> ModelPatcher:
+    """Returns the model that an input stands for.
+
+    Args:
+        model: One that is connected; in prompts also the name of a file, as `model_names` has it or
+            without its extension; None stands for the default model.
+    """
+    if isinstance(model, ModelPatcher):
+        return model
+    name = model or DEFAULT
+    files = (file for file in model_names() if name in (file, Path(file).stem))
+    return load_model(next(files, name), "auto")
 
 
 def _network(model: ModelPatcher) -> rife.Network:
@@ -424,19 +433,38 @@ def temporary_file(suffix: str) -> Path:
     return folder / f"rife_{secrets.token_hex(6)}{suffix}"
 
 
-async def replace_node(theirs: str, widgets: list[str], ours: str, inputs: dict[str, str]) -> None:
-    """Offer our node where a workflow's is missing; older ComfyUIs can't. inputs: ours -> theirs;
-    their first output becomes our first."""
-    if hasattr(io, "NodeReplace"):
+class Replacement(NamedTuple):
+    """What our node takes over from another pack's, whose first output becomes ours."""
+
+    old_node_id: str
+    #: The old node's widgets, in the order in which workflows have their values.
+    old_widgets: list[str]
+    #: Our inputs -> the old node's.
+    inputs: dict[str, str]
+
+
+async def offer_replacements(node_id: str, replacements: Sequence[Replacement]) -> None:
+    """Offers our node where a workflow or a prompt has a missing one; older ComfyUIs can't."""
+    if not hasattr(io, "NodeReplace"):
+        return
+    for old_node_id, old_widgets, inputs in replacements:
         await ComfyAPI().node_replacement.register(
             io.NodeReplace(
-                new_node_id=ours,
-                old_node_id=theirs,
-                old_widget_ids=widgets,
+                new_node_id=node_id,
+                old_node_id=old_node_id,
+                old_widget_ids=old_widgets,
                 input_mapping=[{"new_id": new, "old_id": old} for new, old in inputs.items()],
                 output_mapping=[{"new_idx": 0, "old_idx": 0}],
             )
         )
+
+    def add_meta(prompt: dict[str, dict]) -> None:
+        """ComfyUI replaces only nodes with `_meta`, and prompts have it from the page only."""
+        for node in prompt.values():
+            if node.get("class_type") in {it.old_node_id for it in replacements}:
+                node.setdefault("_meta", {})
+
+    before_each_prompt(add_meta)
 
 
 def before_each_prompt(change: Callable[[dict], None]) -> None:

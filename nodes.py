@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 
 from comfy_api.latest import ComfyExtension, Types, io
 from torch import Tensor
@@ -111,7 +111,7 @@ def _multiplier_input() -> io.Int.Input:
         "multiplier",
         default=2,
         min=1,
-        max=64,
+        max=2048,
         tooltip="How many frames each pair becomes: n frames in, (n - 1) * multiplier + 1 out.",
     )
 
@@ -245,12 +245,12 @@ class _Run:
     """A run of a node with a model, and the report of it."""
 
     def __init__(
-        self, node: type[io.ComfyNode], model: host.ModelPatcher | None, unit: str = "frame"
+        self, node: type[io.ComfyNode], model: host.ModelPatcher | str | None, unit: str = "frame"
     ) -> None:
         """unit: what progress counts."""
         self.unit = unit
         self.node_id = getattr(node.hidden, "unique_id", None)
-        self.model = model or host.default_model()
+        self.model = host.resolve_model(model)
         self.warnings: list[str] = []
         self._started = time.monotonic()
         self._network = ""
@@ -284,7 +284,7 @@ class _Interpolation(_Run):
     def __init__(
         self,
         node: type[io.ComfyNode],
-        model: host.ModelPatcher | None,
+        model: host.ModelPatcher | str | None,
         source: Fraction | None,
         timeline: rife.Timeline,
     ) -> None:
@@ -597,46 +597,33 @@ class RIFEOpticalFlow(io.ComfyNode):
         return run.output(rife.motion_to_image(flow, largest_motion or None), mask, flow)
 
 
-class Replaced(NamedTuple):
-    """A node of others whose place `ours` takes in workflows, where it is missing."""
-
-    theirs: str
-    #: Its widgets, in the order in which workflows have their values.
-    widgets: list[str]
-    ours: str
-    #: Our inputs -> those of its that they take over.
-    inputs: dict[str, str]
-
-
-REPLACED = (
-    Replaced(
+#: Nodes of other packs in whose place RIFE Frame Interpolate is offered where they are missing. The
+#: name of a checkpoint fits `model` in prompts only; in the page, `web/swap.js` connects a loader.
+REPLACEMENTS = (
+    host.Replacement(  # ComfyUI-Frame-Interpolation
         "RIFE VFI",
         [
             *("ckpt_name", "clear_cache_after_n_frames", "multiplier", "fast_mode", "ensemble"),
             *("scale_factor", "dtype", "torch_compile", "batch_size"),
         ],
-        "RIFEFrameInterpolate",
-        {"images": "frames", "multiplier": "multiplier"},
+        {"images": "frames", "multiplier": "multiplier", "model": "ckpt_name"},
     ),
-    Replaced(
-        "FrameInterpolate",
-        ["multiplier"],
-        "RIFEFrameInterpolate",
-        {"model": "interp_model", "images": "images", "multiplier": "multiplier"},
+    host.Replacement(  # ComfyUI_Fill-Nodes
+        "FL_RIFE",
+        ["ckpt_name", "multiplier", "ensemble"],
+        {"images": "images", "multiplier": "multiplier", "model": "ckpt_name"},
     ),
-    Replaced(
-        "FrameInterpolationModelLoader",
-        ["model_name"],
-        "LoadRIFEModel",
-        {"model_name": "model_name"},
+    host.Replacement(  # ComfyUI-VFI
+        "RIFEInterpolation",
+        ["source_fps", "target_fps", "scale", "model_name", "batch_size", "use_fp16"],
+        {"images": "images", "source_fps": "source_fps", "target_fps": "target_fps"},
     ),
 )
 
 
 class RIFEExtension(ComfyExtension):
     async def on_load(self) -> None:
-        for replaced in REPLACED:
-            await host.replace_node(*replaced)
+        await host.offer_replacements("RIFEFrameInterpolate", REPLACEMENTS)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [LoadRIFEModel, RIFEFrameInterpolate, RIFEVideoInterpolate, RIFEOpticalFlow]

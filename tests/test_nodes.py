@@ -186,7 +186,7 @@ ODD_VALUES = {
     "loop": [None, "yes", []],
     "flow_scale": ["3", 1, 0.5, None, "\x1b[31m1"],
     "length": ["seconds", None, 2],
-    "model": ["v4.0", 1, {}],
+    "model": [1, {}],
     "images": [
         *(
             None,
@@ -238,6 +238,18 @@ def test_every_node_refuses_them(
     given = {} if node == "RIFEVideoInterpolate" else given
     with pytest.raises(ValueError, match=f"^{name} is .*, but must be "):
         pack.nodes[node].execute(**given, **{name: value})
+
+
+def test_a_model_may_be_named_with_and_without_its_extension(
+    pack: SimpleNamespace, model: object, frames: torch.Tensor
+) -> None:
+    """As in prompts in which our node takes another's place."""
+    connected = interpolate(pack, model, frames)
+    (file,) = (pack.models / "rife").iterdir()
+    for name in (file.name, file.stem):
+        assert torch.equal(interpolate(pack, name, frames), connected)
+    with pytest.raises(FileNotFoundError, match='There is no RIFE model "rife40.pth"'):
+        interpolate(pack, "rife40.pth", frames)
 
 
 def test_values_that_only_look_odd_do(

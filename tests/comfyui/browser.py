@@ -149,6 +149,14 @@ class Page:
         chosen = "(name) => app.graph.nodes.some((n) => n.widgets?.some((w) => w.value === name))"
         self.tab.wait_for_function(chosen, arg=path.name)
 
+    def swap_nodes(self) -> None:
+        """Accept all nodes that the page offers in place of missing ones."""
+        see_errors = self.tab.get_by_test_id("error-overlay-see-errors")
+        if see_errors.count():  # else they are in sight
+            see_errors.click()
+        self.tab.get_by_role("button", name="Replace All", exact=True).click()
+        self.settle()
+
     def drop(self, path: Path) -> None:
         """Drop a file on an empty place of the canvas."""
         data = base64.b64encode(path.read_bytes()).decode()

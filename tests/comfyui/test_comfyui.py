@@ -578,33 +578,31 @@ def test_core_s_node_runs_our_model_and_ours_core_s(comfy: ComfyUI, clip: str) -
             assert apart.mean() < 0.5
 
 
-def test_nodes_of_others_that_are_missing_are_replaced(comfy: ComfyUI, clip: str) -> None:
+@pytest.mark.parametrize("kind, checkpoint", [("RIFE VFI", "rife47.pth"), ("FL_RIFE", "rife47")])
+def test_a_prompt_with_a_missing_node_of_others_runs_ours_with_its_checkpoint(
+    comfy: ComfyUI, clip: str, kind: str, checkpoint: str
+) -> None:
     if not comfy.get("/features").get("node_replacements"):
         pytest.skip("this ComfyUI replaces no nodes")
-    offered = comfy.get("/node_replacements")
-    assert offered["RIFE VFI"][0]["new_node_id"] == "RIFEFrameInterpolate"
-    shutil.copy(comfy.base / "models/rife/v4.0.pkl", comfy.base / "models/rife" / DEFAULT)
-    prompt = images_prompt(clip, "v4.0.pkl")
+    prompt = images_prompt(clip, "v4.0.pkl", frames=2)
     del prompt["model"]
-    prompt["rife"] = {
-        "class_type": "RIFE VFI",
-        "inputs": {
-            "ckpt_name": "rife47.pth",
-            "frames": ["small", 0],
-            "clear_cache_after_n_frames": 10,
-            "multiplier": 4,
-            "fast_mode": True,
-            "ensemble": True,
-            "scale_factor": 1.0,
-        },
-        "_meta": {"title": "RIFE VFI"},
-    }
-    for node in prompt.values():
-        node.setdefault("_meta", {"title": ""})
-    try:
-        assert len(saved_images(comfy, prompt)) == 5
-    finally:
-        (comfy.base / "models/rife" / DEFAULT).unlink()
+    inputs = {"images": ["small", 0], "frames": ["small", 0]}  # theirs has one of the two
+    inputs |= {"ckpt_name": checkpoint, "multiplier": 4, "ensemble": True, "scale_factor": 1.0}
+    prompt["rife"] = {"class_type": kind, "inputs": inputs}  # and no _meta, which pages add
+    run = comfy.run(prompt)
+    *_, frames, model = run.said_on("rife")
+    assert frames.startswith("2 -> 5 frames")
+    assert "v4.0" in model  # so rife47.pth is here; the default is not
+
+
+def test_a_prompt_may_name_its_model_and_a_wrong_name_is_refused(comfy: ComfyUI, clip: str) -> None:
+    prompt = images_prompt(clip, "v4.0.pkl", frames=2)
+    del prompt["model"]
+    prompt["rife"]["inputs"]["model"] = "v4.0.pkl"
+    assert "v4.0" in comfy.run(prompt).said_on("rife")[-1]
+    prompt["rife"]["inputs"]["model"] = "rife40.pth"
+    (error,) = comfy.run(prompt).of("execution_error")
+    assert error["exception_message"].startswith('There is no RIFE model "rife40.pth".')
 
 
 def test_a_run_says_on_its_node_what_it_did(comfy: ComfyUI, clip: str) -> None:

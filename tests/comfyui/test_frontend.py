@@ -236,24 +236,144 @@ def test_the_workflows_offer_the_models_they_name() -> None:
                     assert (model["hash"], model["directory"]) == (published.sha256, "rife")
 
 
-def test_a_missing_node_of_others_is_swapped_for_ours(page: Page, comfy: ComfyUI) -> None:
+def replaced_graph(kind: str, widgets: list, **node: object) -> dict:
+    """A workflow in which a node of another pack gets images and one more link, whose checkpoint is
+    its first widget, and whose images become a video of 60 fps."""
+
+    def slot(name: str, kind: str, *links: int) -> dict:
+        return {"name": name, "type": kind, "link": links[0] if links else None}
+
+    def output(kind: str, *links: int) -> dict:
+        return {"name": kind, "type": kind, "links": list(links)}
+
+    nodes = [
+        {"id": 1, "type": "LoadVideo", "outputs": [output("VIDEO", 1)]},
+        {
+            "id": 2,
+            "type": "GetVideoComponents",
+            "inputs": [slot("video", "VIDEO", 1)],
+            "outputs": [output("IMAGE", 2), output("AUDIO"), output("FLOAT", 3), output("INT")],
+        },
+        {
+            "id": 3,
+            "type": kind,
+            "inputs": [slot("frames", "IMAGE", 2), slot("states", "FLOAT", 3)],
+            "outputs": [output("IMAGE", 4)],
+            "widgets_values": widgets,
+            "properties": {"cnr_id": "comfyui-frame-interpolation", "ver": "1.0.7"},
+            **node,
+        },
+        {
+            "id": 4,
+            "type": "CreateVideo",
+            "inputs": [slot("images", "IMAGE", 4)],
+            "outputs": [output("VIDEO", 5)],
+            "widgets_values": [60],
+        },
+        {"id": 5, "type": "SaveVideo", "inputs": [slot("video", "VIDEO", 5)]},
+    ]
+    for node in nodes:
+        node["pos"] = [300 * node["id"], 300]
+        node["size"] = [250, 200]
+    links = [
+        [1, 1, 0, 2, 0, "VIDEO"],
+        [2, 2, 0, 3, 0, "IMAGE"],
+        [3, 2, 2, 3, 1, "FLOAT"],
+        [4, 3, 0, 4, 0, "IMAGE"],
+        [5, 4, 0, 5, 0, "VIDEO"],
+    ]
+    return {"nodes": nodes, "links": links, "last_node_id": 5, "last_link_id": 5, "version": 0.4}
+
+
+def inputs(page: Page, kind: str) -> dict:
+    """What a node's inputs are: values, and the types of nodes that are connected."""
+    return page.tab.evaluate(
+        """(kind) => {
+            const node = app.graph.nodes.find((it) => it.type === kind);
+            const values = node.widgets.map((it) => [it.name, it.value]);
+            const links = node.inputs.flatMap(({name}, slot) => {
+                const link = node.getInputLink(slot);
+                return link ? [[name, app.graph.getNodeById(link.origin_id).type]] : [];
+            });
+            return Object.fromEntries([...values, ...links]);
+        }""",
+        kind,
+    )
+
+
+@pytest.mark.parametrize(
+    "kind, widgets, title, expected",
+    [
+        (
+            "RIFE VFI",
+            ["rife47.pth", 10, 100, True, True, 1.0],
+            "RIFE VFI (recommend rife47 and rife49)",
+            {"multiplier": 100, "source_fps": 0.6, "checkpoint": "rife47.pth"},
+        ),
+        (
+            "FL_RIFE",
+            ["rife47", 3, False],
+            "Mine",
+            {"multiplier": 3, "source_fps": 20, "checkpoint": "rife47.pth"},
+        ),
+        (
+            "RIFEInterpolation",
+            [16, 48, 1, "flownet.pkl", 8, True],
+            None,
+            {"source_fps": 16, "target_fps": 48, "checkpoint": None},
+        ),
+    ],
+)
+def test_a_missing_node_of_others_is_swapped_for_ours(
+    page: Page, comfy: ComfyUI, kind: str, widgets: list, title: str | None, expected: dict
+) -> None:
+    """With its links, values and checkpoint; `fps` becomes the rate that is typed after it."""
     if not comfy.get("/features").get("node_replacements"):
         pytest.skip("this ComfyUI replaces no nodes")
-    load = {"id": 1, "type": "LoadImage", "pos": [50, 100], "size": [200, 100]}
-    load["outputs"] = [{"name": "IMAGE", "type": "IMAGE", "links": [1]}]
-    vfi = {"id": 2, "type": "RIFE VFI", "pos": [350, 100], "size": [250, 300]}
-    vfi["inputs"] = [{"name": "frames", "type": "IMAGE", "link": 1}]
-    vfi["outputs"] = [{"name": "IMAGE", "type": "IMAGE", "links": [2]}]
-    vfi["widgets_values"] = ["rife47.pth", 10, 4, True, True, 1.0]
-    show = {"id": 3, "type": "PreviewImage", "pos": [700, 100], "size": [200, 100]}
-    show["inputs"] = [{"name": "images", "type": "IMAGE", "link": 2}]
-    links = [[1, 1, 0, 2, 0, "IMAGE"], [2, 2, 0, 3, 0, "IMAGE"]]
-    page.load({"nodes": [load, vfi, show], "links": links, "version": 0.4})
-    page.tab.get_by_test_id("error-overlay-see-errors").click()
-    page.tab.get_by_role("button", name="Replace Node").click()
-    page.settle()
-    ours = page.node("RIFEFrameInterpolate")
-    assert ours["widgets_values"][0] == 4
-    linked = {slot["name"] for slot in ours["inputs"] if slot.get("link")}
-    assert linked == {"images"} and ours["outputs"][0]["links"]
-    assert page.node("PreviewImage")["inputs"][0]["link"] in ours["outputs"][0]["links"]
+    workflow = replaced_graph(kind, widgets, **{"title": title} if title else {})
+    workflow["nodes"][2]["inputs"][0]["name"] = "frames" if kind == "RIFE VFI" else "images"
+    page.load(workflow)
+    page.swap_nodes()
+    ours = inputs(page, "RIFEFrameInterpolate")
+    checkpoint = expected.pop("checkpoint")
+    assert ours.items() >= expected.items()
+    assert ours["images"] == "GetVideoComponents"
+    assert ours.get("model") == ("LoadRIFEModel" if checkpoint else None)
+    if checkpoint:
+        assert inputs(page, "LoadRIFEModel")["model_name"] == checkpoint
+    else:
+        assert page.tab.get_by_text("the default model is used").last.is_visible()
+    assert inputs(page, "CreateVideo").items() >= {
+        "images": "RIFEFrameInterpolate", "fps": 60
+    }.items()  # fmt: skip
+    saved = page.node("RIFEFrameInterpolate")
+    assert saved.get("title", "RIFE Frame Interpolate") == (
+        "Mine" if title == "Mine" else "RIFE Frame Interpolate"
+    )
+    assert saved["properties"].get("cnr_id") != "comfyui-frame-interpolation"
+    assert 3 not in [link[0] for link in page.graph["links"]]  # to an input that ours has not
+    assert not page.node("GetVideoComponents")["outputs"][2]["links"]
+
+
+def test_a_swapped_workflow_gives_what_it_gave(page: Page, comfy: ComfyUI, talking: str) -> None:
+    if not comfy.get("/features").get("node_replacements"):
+        pytest.skip("this ComfyUI replaces no nodes")
+    page.load(replaced_graph("RIFE VFI", ["rife47.pth", 10, 3, True, True, 1.0]))
+    page.swap_nodes()
+    page.upload(comfy.base / "input" / talking)
+    (saved,) = page.run()
+    assert read(saved) == (60, 73, False)
+
+
+def test_a_missing_node_that_is_bypassed_is_offered_once_it_is_not(
+    page: Page, comfy: ComfyUI
+) -> None:
+    """The page looks for missing nodes only among those that would run."""
+    if not comfy.get("/features").get("node_replacements"):
+        pytest.skip("this ComfyUI replaces no nodes")
+    page.load(replaced_graph("RIFE VFI", ["rife47.pth", 10, 3, True, True, 1.0], mode=4))
+    assert page.problems == []
+    page.tab.evaluate("app.canvas.selectNode(app.graph.getNodeById(3))")
+    page.command("Comfy.Canvas.ToggleSelectedNodes.Bypass")
+    page.swap_nodes()
+    assert inputs(page, "RIFEFrameInterpolate")["multiplier"] == 3

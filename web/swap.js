@@ -1,0 +1,156 @@
+/**
+ * Completes what the page does when it swaps another pack's node for RIFE Frame Interpolate.
+ *
+ * The page carries over links and widget values as /node_replacements maps them. What no mapping
+ * can say is done here, once the swap is over: the checkpoint becomes a Load RIFE Model, the rate
+ * that is typed into the workflow becomes `source_fps`, and links that lead nowhere are removed.
+ */
+import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
+
+const OURS = "RIFEFrameInterpolate";
+const LOADER = "LoadRIFEModel";
+/** Titles that other packs gave their nodes, in contrast to those of users. */
+const THEIR_TITLES = /^(RIFE VFI|FL[ _]RIFE|RIFE ?Interpolation|RIFE Frame Interpolation)/;
+/** What nodes that write videos call the rate typed into them. */
+const RATES = ["fps", "frame_rate"];
+/** What says which pack a node comes from. */
+const ORIGIN = ["cnr_id", "aux_id", "ver"];
+
+app.registerExtension({
+  name: "rife-frame-interpolation.swap",
+
+  async afterConfigureGraph() {
+    const root = app.rootGraph ?? app.graph;
+    const graphs = [root, ...(root.subgraphs?.values() ?? [])];
+    // Of nodes, only those whose type is missing keep what the workflow had.
+    const missing = graphs.flatMap((graph) => graph.nodes.filter((it) => it.last_serialization));
+    if (!missing.length) return;
+    const answer = await api.fetchApi("/node_replacements");
+    const replacements = answer.ok ? await answer.json() : {}; // older servers have none
+    for (const node of missing) {
+      const replacement = replacements[node.last_serialization.type]?.[0];
+      if (replacement?.new_node_id === OURS) completeSwap(node, replacement);
+    }
+  },
+});
+
+/** Arranges that the swap of a missing node, if it ever comes, is completed. */
+function completeSwap(theirs, replacement) {
+  const onRemoved = theirs.onRemoved;
+  theirs.onRemoved = function () {
+    onRemoved?.apply(this);
+    const { graph, id } = this;
+    queueMicrotask(() => {
+      const ours = graph.getNodeById(id);
+      if (ours?.type !== OURS) return; // deleted, not swapped
+      graph.beforeChange();
+      takeOver(ours, theirs.last_serialization, replacement);
+      graph.afterChange();
+      graph.setDirtyCanvas(true, true);
+    });
+  };
+}
+
+/** `theirs`: the node as the workflow has it. */
+function takeOver(ours, theirs, replacement) {
+  const own = LiteGraph.createNode(OURS);
+  if (THEIR_TITLES.test(theirs.title ?? "")) ours.title = own.title;
+  for (const key of ORIGIN) {
+    delete ours.properties[key];
+    if (key in own.properties) ours.properties[key] = own.properties[key];
+  }
+  const size = ours.computeSize();
+  ours.setSize([Math.max(ours.size[0], size[0]), size[1]]);
+  dropStrayLinks(ours);
+
+  const carried = (input) => replacement.input_mapping.find((it) => it.new_id === input)?.old_id;
+  const checkpoint = theirs.widgets_values?.[replacement.old_widget_ids.indexOf(carried("model"))];
+  if (!connectLoader(ours, checkpoint)) {
+    const name = checkpoint ? `${checkpoint} is not among the models here` : "It names no model";
+    app.extensionManager.toast.add({
+      severity: "info",
+      summary: ours.title,
+      detail: `${name}: the default model is used. Connect Load RIFE Model for another one.`,
+    });
+  }
+  if (!carried("source_fps")) setSourceRate(ours);
+}
+
+/** Removes links of another type, and those of inputs that ours lacks, which older pages leave. */
+function dropStrayLinks(ours) {
+  const { graph } = ours;
+  for (const link of [...graph.links.values()].filter((it) => it.target_id === ours.id)) {
+    const slot = link.target_slot;
+    if (ours.getInputLink(slot)?.id !== link.id) {
+      const output = graph.getNodeById(link.origin_id)?.outputs[link.origin_slot];
+      const linkIds = output?.links ?? graph.inputs?.[link.origin_slot]?.linkIds ?? [];
+      linkIds.splice(linkIds.indexOf(link.id), 1);
+      link.disconnect(graph);
+    } else if (!LiteGraph.isValidConnection(link.type, ours.inputs[slot].type)) {
+      ours.disconnectInput(slot);
+    }
+  }
+}
+
+/** Connects a Load RIFE Model with that file, a new one if need be; false if it is not known. */
+function connectLoader(ours, checkpoint) {
+  const { graph } = ours;
+  const modelName = (loader) => loader.widgets.find((it) => it.name === "model_name");
+  const added = LiteGraph.createNode(LOADER);
+  const file = modelName(added).options.values.find(
+    (name) => name === checkpoint || name.replace(/\.\w+$/, "") === checkpoint,
+  );
+  if (!file) return false;
+  let loader = graph.nodes.find((it) => it.type === LOADER && modelName(it).value === file);
+  if (!loader) {
+    loader = added;
+    modelName(loader).value = file;
+    loader.pos = [ours.pos[0], ours.pos[1] - loader.size[1] - 80]; // above it, titles included
+    graph.add(loader);
+  }
+  loader.connect(0, ours, ours.findInputSlot("model"));
+  return true;
+}
+
+/**
+ * Sets `source_fps` so that the `fps` output is the rate that is typed into the workflow: whoever
+ * made it has already multiplied.
+ */
+function setSourceRate(ours) {
+  const multiplier = numberOf(ours, "multiplier");
+  const rate = findRate(ours);
+  if (!rate || !multiplier) return; // unknown, or comes over a link
+  ours.widgets.find((it) => it.name === "source_fps").value = +(rate / multiplier).toFixed(3);
+}
+
+/** The rate typed into the nearest node with one that the images of `from` reach. */
+function findRate(from) {
+  const { graph } = from;
+  const reached = new Set([from]);
+  for (const node of reached) {
+    for (const link of graph.links.values()) {
+      const target = graph.getNodeById(link.target_id);
+      if (link.origin_id !== node.id || link.type !== "IMAGE" || !target) continue;
+      const rate = RATES.map((name) => numberOf(target, name)).find(Boolean);
+      if (rate) return rate;
+      reached.add(target);
+    }
+  }
+}
+
+/** A number typed into a node, or into one that holds nothing else and is connected instead. */
+function numberOf(node, name) {
+  const slot = node.inputs?.findIndex((it) => it.name === name) ?? -1;
+  const link = slot < 0 ? null : node.getInputLink(slot);
+  const saved = (it) => it?.last_serialization?.widgets_values; // of a missing node
+  const widget = node.widgets?.find((it) => it.name === name);
+  if (!link) return asNumber(widget?.value ?? saved(node)?.[name]);
+  const origin = node.graph.getNodeById(link.origin_id);
+  if (origin?.inputs?.some((_, index) => origin.getInputLink(index))) return undefined; // computed
+  return asNumber(origin?.widgets?.[0]?.value ?? saved(origin)?.[0]);
+}
+
+function asNumber(value) {
+  return typeof value === "number" && value > 0 ? value : undefined;
+}
