@@ -71,14 +71,13 @@ def _is_number(entry: io.Input, value: Any) -> bool:
     )
 
 
-def _is_image(entry: io.Input, value: Any) -> bool:
+def _is_pixels(value: Any, dimensions: int) -> bool:
     return (
         isinstance(value, Tensor)
         and value.dtype in _IMAGE_DTYPES
         and value.layout == torch.strided
-        and value.ndim == 4
+        and value.ndim == dimensions
         and 0 not in value.shape
-        and value.shape[3] in (1, 3, 4)
     )
 
 
@@ -105,7 +104,11 @@ _RULES = {
         lambda entry: (
             "one or more images: floats of (frames, height, width, channels), 1, 3 or 4 channels"
         ),
-        _is_image,
+        lambda entry, value: _is_pixels(value, 4) and value.shape[3] in (1, 3, 4),
+    ),
+    "MASK": _Rule(
+        lambda entry: "one or more masks: floats of (frames, height, width)",
+        lambda entry, value: value is None or _is_pixels(value, 3),
     ),
     "VIDEO": _Rule(
         lambda entry: "a video, such as Load Video's",

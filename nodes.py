@@ -11,6 +11,8 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from comfy_api.latest import ComfyExtension, Types, io
 from torch import Tensor
 
@@ -225,6 +227,27 @@ def _report_output() -> io.String.Output:
     )
 
 
+def _add_mask(images: Tensor, mask: Tensor) -> Tensor:
+    """Returns images (N, H, W, 3) with their masks, (N or 1, any size), as a fourth channel.
+
+    Raises:
+        ValueError: The masks are not as many as the images, or these have no place for one.
+    """
+    if images.shape[3] != 3:
+        raise ValueError(
+            f"mask needs images of 3 channels, and these have {images.shape[3]}: transparency is "
+            "interpolated without a mask. Split Image with Alpha takes it off."
+        )
+    if len(mask) not in (1, len(images)):
+        raise ValueError(
+            f"mask has {len(mask)} frames and images {len(images)}: connect the masks of these "
+            "images, one each, or one mask for all."
+        )
+    mask = mask[:, None].to(images.device, images.dtype)
+    mask = F.interpolate(mask, images.shape[1:3], mode="bilinear").movedim(1, 3)
+    return torch.cat((images, mask.expand(len(images), -1, -1, -1)), 3)
+
+
 def _timeline(
     multiplier: int,
     target_fps: float,
@@ -366,6 +389,12 @@ class RIFEFrameInterpolate(io.ComfyNode):
                 _target_fps_input(),
                 *_settings(),
                 _length_input(),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Masks of the images, one each or one for all: they move as the images "
+                    "do. For masks alone, connect Convert Mask to Image to images.",
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -378,6 +407,10 @@ class RIFEFrameInterpolate(io.ComfyNode):
                     "use a lower one there.",
                 ),
                 io.Int.Output(display_name="frame_count", tooltip="How many frames there are now."),
+                io.Mask.Output(
+                    display_name="mask",
+                    tooltip="The masks at the new rate; all black where none are connected.",
+                ),
                 _report_output(),
             ],
             **host.known(io.Schema, search_aliases=ALIASES, has_intermediate_output=True),
@@ -394,13 +427,24 @@ class RIFEFrameInterpolate(io.ComfyNode):
         target_fps: float = 0.0,
         loop: bool = False,
         length: str = "frames",
+        mask: Tensor | None = None,
         **settings: Any,
     ) -> io.NodeOutput:
         source = rife.parse_frame_rate(source_fps) if source_fps else None
         timeline = _timeline(multiplier, target_fps, loop, length=length)
         run = _Interpolation(cls, model, source, timeline)
-        result = run.interpolate(images, _options(**settings))
-        return run.output(result, float(run.rate), len(result))
+        if len(images) == 1:
+            run.warnings.append(
+                "1 frame, so nothing to interpolate. Frames that come one by one, as those of Load "
+                "Image (from Folder), first need Rebatch Images with batch_size 4096."
+            )
+        if mask is None:
+            result = run.interpolate(images, _options(**settings))
+            mask = torch.zeros(1, dtype=result.dtype).expand(result.shape[:3])
+        else:
+            joined = run.interpolate(_add_mask(images, mask), _options(**settings))
+            result, mask = joined[..., :3].contiguous(), joined[..., 3].contiguous()
+        return run.output(result, float(run.rate), len(result), mask)
 
 
 class RIFEVideoInterpolate(io.ComfyNode):

@@ -21,8 +21,8 @@ OUTPUTS = {
         ("IMAGE", "frame_count", "audio", "video_info"),
     ),
     "RIFEFrameInterpolate": (
-        ("IMAGE", "FLOAT", "INT", "STRING"),
-        ("images", "fps", "frame_count", "report"),
+        ("IMAGE", "FLOAT", "INT", "MASK", "STRING"),
+        ("images", "fps", "frame_count", "mask", "report"),
     ),
 }
 

@@ -130,7 +130,8 @@ def test_ids_and_inputs_are_those_saved_in_workflows(pack: SimpleNamespace) -> N
     assert inputs == {
         "LoadRIFEModel": ["model_name", "precision"],
         "RIFEFrameInterpolate": [
-            *("model", "images", "multiplier", "source_fps", "target_fps", *SETTINGS, "length")
+            *("model", "images", "multiplier", "source_fps", "target_fps", *SETTINGS),
+            *("length", "mask"),
         ],
         "RIFEVideoInterpolate": [
             *("model", "video", "multiplier", "target_fps", "slow_motion", *SETTINGS),
@@ -167,7 +168,11 @@ def test_frames_go_in_and_more_come_out_with_the_given_ones_untouched(
 def test_one_frame_comes_back_and_none_is_an_error(
     pack: SimpleNamespace, model: object, frames: torch.Tensor
 ) -> None:
-    assert torch.equal(interpolate(pack, model, frames[:1], 2), frames[:1])
+    node = pack.nodes["RIFEFrameInterpolate"]
+    result, *_, report = node.execute(model, frames[:1], 2).result
+    assert torch.equal(result, frames[:1])
+    assert any(line.startswith("1 frame, so") for line in report.splitlines())
+    assert "Rebatch Images" in report
     with pytest.raises(ValueError, match="images is empty"):
         interpolate(pack, model, frames[:0], 2)
 
@@ -267,12 +272,45 @@ def test_values_that_only_look_odd_do(
     assert interpolate(pack, model, frames[:, :1, :1], 3).shape == (10, 1, 1, 3)
 
 
+def test_masks_move_as_their_images_do(
+    pack: SimpleNamespace, model: object, frames: torch.Tensor
+) -> None:
+    def run(mask: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        node = pack.nodes["RIFEFrameInterpolate"]
+        result = node.execute(model, frames, 3, mask=mask).result
+        return result[0], result[3]
+
+    images, none = run()
+    assert none.shape == images.shape[:3] and not none.any()
+    with_masks, masks = run(frames[..., 1])  # what is in the mask is in the picture, too
+    assert torch.equal(with_masks, images)
+    assert torch.equal(masks[::3], frames[..., 1])
+    assert torch.allclose(masks, images[..., 1], atol=1e-5)
+    assert masks.is_contiguous() and with_masks.is_contiguous()
+    small = torch.zeros(1, 32, 46)  # one for all, of a size of its own
+    small[:, :, 23:] = 1
+    _, masks = run(small)
+    assert masks.shape == images.shape[:3]
+    assert (masks[:, :, :40] < 0.5).all() and (masks[:, :, 52:] > 0.5).all()
+
+
+def test_masks_that_fit_no_images_are_refused(
+    pack: SimpleNamespace, model: object, frames: torch.Tensor
+) -> None:
+    with pytest.raises(ValueError, match="^mask has 3 frames and images 4: connect the masks of"):
+        interpolate(pack, model, frames, 2, mask=frames[:3, ..., 0])
+    with pytest.raises(ValueError, match="^mask needs images of 3 channels, and these have 4"):
+        interpolate(pack, model, frames[..., [0, 1, 2, 0]], 2, mask=frames[..., 0])
+    with pytest.raises(ValueError, match="^mask is float32 of .*, but must be one or more masks"):
+        interpolate(pack, model, frames, 2, mask=frames)
+
+
 def test_a_clip_may_last_as_long_as_before(
     pack: SimpleNamespace, model: object, frames: torch.Tensor
 ) -> None:
     def run(**settings: object) -> torch.Tensor:
         node = pack.nodes["RIFEFrameInterpolate"]
-        images, _, count, _ = node.execute(model, frames, 3, **settings).result
+        images, _, count, *_ = node.execute(model, frames, 3, **settings).result
         assert count == len(images)
         return images
 
@@ -321,7 +359,7 @@ def test_the_rate_and_the_count_come_out_for_the_nodes_after(
     pack: SimpleNamespace, model: object, frames: torch.Tensor
 ) -> None:
     def run(*inputs: object, **settings: object) -> tuple:
-        images, fps, count, _ = (
+        images, fps, count, *_ = (
             pack.nodes["RIFEFrameInterpolate"].execute(model, frames, *inputs, **settings).result
         )
         assert len(images) == count
@@ -339,7 +377,7 @@ def test_images_of_unknown_rate_are_taken_for_8_fps_with_a_warning(
     pack: SimpleNamespace, model: object, frames: torch.Tensor
 ) -> None:
     node = pack.nodes["RIFEFrameInterpolate"]
-    _, fps, _, report = node.execute(model, frames, 3).result
+    _, fps, *_, report = node.execute(model, frames, 3).result
     warning, done, _ = report.splitlines()
     assert fps == 24
     assert warning.startswith("8 fps assumed") and "source_fps" in warning

@@ -97,8 +97,8 @@ def test_the_nodes_are_listed_with_their_inputs_in_order(comfy: ComfyUI) -> None
     assert loader["output"] == ["INTERP_MODEL"]
     assert interpolate["display_name"] == "RIFE Frame Interpolate"
     assert interpolate["input_order"]["required"] == ["images", "multiplier"]
-    assert interpolate["output"] == ["IMAGE", "FLOAT", "INT", "STRING"]
-    assert interpolate["output_name"] == ["images", "fps", "frame_count", "report"]
+    assert interpolate["output"] == ["IMAGE", "FLOAT", "INT", "MASK", "STRING"]
+    assert interpolate["output_name"] == ["images", "fps", "frame_count", "mask", "report"]
     video = comfy.get("/object_info/RIFEVideoInterpolate")["RIFEVideoInterpolate"]
     assert video["display_name"] == "RIFE Video Interpolate"
     assert video["input_order"]["required"] == ["video", "multiplier"]
