@@ -1,6 +1,7 @@
 """The nodes' names, tooltips and help pages in the languages of ComfyUI's interface."""
 
 import json
+import os
 import re
 from types import SimpleNamespace
 
@@ -85,6 +86,17 @@ def test_the_same_text_is_translated_the_same(schemas: dict, language: str) -> N
     seen: dict[tuple[str, str], str] = {}
     for path, text in texts(schemas).items():
         assert seen.setdefault((path[-1], text), ours[path]) == ours[path], path
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_interpolating_nodes_are_named_alike(language: str) -> None:
+    """But for what they interpolate."""
+    names = [
+        translated(language)[node]["display_name"].replace("RIFE", "").strip()
+        for node in ("RIFEFrameInterpolate", "RIFEVideoInterpolate")
+    ]
+    backwards = [name[::-1] for name in names]
+    assert os.path.commonprefix(names) or os.path.commonprefix(backwards)
 
 
 def pages(node_id: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ import { app } from "../../scripts/app.js";
 const OURS = "RIFEFrameInterpolate";
 const LOADER = "LoadRIFEModel";
 /** Titles that other packs gave their nodes, in contrast to those of users. */
-const THEIR_TITLES = /^(RIFE VFI|FL[ _]RIFE|RIFE ?Interpolation|RIFE Frame Interpolation)/;
+const THEIR_TITLES = /^\W*(RIFE VFI|FL[ _]RIFE|RIFE ?Interpolation|RIFE Frame Interpolation)/;
 /** What nodes that write videos call the rate typed into them. */
 const RATES = ["fps", "frame_rate"];
 /** What says which pack a node comes from. */
