@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import wraps
 from io import BytesIO
@@ -28,7 +28,7 @@ import torch
 from comfy import model_management
 from comfy.cli_args import args
 from comfy.model_patcher import ModelPatcher
-from comfy_api.latest import ComfyAPI, Input, InputImpl, io
+from comfy_api.latest import ComfyAPI, Input, InputImpl, Types, io
 from PIL import Image
 from server import PromptServer
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ from . import rife
 from .rife.console import printable
 from .rife.download import fetch
 from .rife.fileio import plain_errors
-from .rife.media.base import to_uint8
+from .rife.media.base import ClipInfo, to_uint8
 from .rife.zoo import DEFAULT, ZOO
 
 #: Where models are looked for, in this order.
@@ -357,50 +357,118 @@ def empty_images(like: Tensor, frames: int) -> Tensor:
     dtype = getattr(model_management, "intermediate_dtype", lambda: like.dtype)()
     device = model_management.intermediate_device()
     shape = (frames, *like.shape[1:])
+    _check_memory(shape, dtype, device, "make fewer, or use RIFE Video Interpolate, file to file")
+    return torch.empty(shape, dtype=dtype, device=device)
+
+
+def _check_memory(
+    shape: Sequence[int], dtype: torch.dtype, device: torch.device, advice: str
+) -> None:
+    """Raise ValueError unless there is memory for images (N, H, W, C)."""
     needed, free = math.prod(shape) * dtype.itemsize, model_management.get_free_memory(device)
     if needed > free and device.type == "cpu":
         free += psutil.swap_memory().free
     if needed > free:
-        height, width = shape[1:3]
+        frames, height, width, _ = shape
         raise ValueError(
             f"{frames:,} frames of {width}x{height} take {needed / 1e9:,.1f} GB of memory, but "
-            f"{free / 1e9:,.1f} GB are free: make fewer, or use RIFE Video Interpolate, from file "
-            "to file."
+            f"{free / 1e9:,.1f} GB are free: {advice}."
         )
-    return torch.empty(shape, dtype=dtype, device=device)
 
 
-def in_memory(video: Any) -> tuple[Tensor, Fraction] | None:
-    """The images, with their transparency if there is any, and the frame rate of a video that is no
-    file yet."""
+@dataclass(frozen=True)
+class VideoInMemory:
+    """What a VIDEO is made of that no file holds.
+
+    images: (N, H, W, C) with its transparency, if there is any, as the last channel.
+    """
+
+    video: Any
+    parts: Any
+    images: Tensor
+    frame_rate: Fraction
+
+    def remade(self, images: Tensor, frame_rate: Fraction, sound: bool) -> Any:
+        """A VIDEO like this one, of other images."""
+        changes = {"frame_rate": frame_rate, "audio": self.parts.audio if sound else None}
+        channels, alpha = self.parts.images.shape[3], getattr(self.parts, "alpha", None)
+        if alpha is not None:
+            changes["alpha"] = images[..., channels:].reshape(-1, *alpha.shape[1:])
+        parts = replace(self.parts, images=images[..., :channels], **changes)
+        bits = getattr(self.video, "get_bit_depth", lambda: 8)()
+        colors = getattr(self.video, "get_color_space", lambda: "auto")()
+        options = {"bit_depth": bits, "color_space": None if colors == "auto" else colors}
+        make = InputImpl.VideoFromComponents
+        return make(parts, **known(make, **options))
+
+
+def in_memory(video: Any) -> VideoInMemory | None:
+    """What a VIDEO is made of if that isn't read from a file, frame by frame."""
     if not isinstance(video, InputImpl.VideoFromComponents):
-        return None
+        if not _is_edited(video) or _edit_steps(video) is not None:
+            return None
+        width, height = video.get_display_dimensions()
+        shape = (video.get_frame_count(), height, width, 3)
+        advice = "save the edited video with Save Video, load it with Load Video, and go on there"
+        _check_memory(shape, torch.float32, torch.device("cpu"), advice)
     parts = video.get_components()
     images = check_value(io.Image.Input("video"), parts.images)
     alpha = getattr(parts, "alpha", None)
     if alpha is not None:
         images = torch.cat((images, alpha.view(*images.shape[:3], 1)), 3)
-    return images, rife.parse_frame_rate(parts.frame_rate)
+    return VideoInMemory(video, parts, images, rife.parse_frame_rate(parts.frame_rate))
+
+
+def _is_edited(video: Any) -> bool:
+    """Whether a VIDEO's frames are other ones than in its file: cropped or resized."""
+    return getattr(video, "has_pending_frame_edits", lambda: False)()
+
+
+def _edit_steps(video: Any) -> list[tuple] | None:
+    """What ComfyUI does to each frame of a file; None: unknown. It has no public name, and what
+    ComfyUI saves of an edited video has the wrong colours (0.38)."""
+    return getattr(video, "_VideoFromFile__spatial_ops", None)
+
+
+def _frame_edit(video: Any) -> Callable[[Tensor], Tensor] | None:
+    """A VIDEO's edits as a function of an image (H, W, C) of floats or bytes; None: it has none."""
+    if not _is_edited(video):
+        return None
+    from comfy_api.latest._util import apply_spatial_ops
+
+    steps = _edit_steps(video)
+
+    def edit(image: Tensor) -> Tensor:
+        if image.dtype == torch.uint8:
+            return to_uint8(edit(image.float() / 255))
+        edited = [apply_spatial_ops(image[None, ..., :3], steps)[0]]
+        for alpha in image[..., 3:].unbind(2):
+            edited.append(apply_spatial_ops(alpha[None], steps, is_mask=True)[0, ..., None])
+        return torch.cat(edited, 2)
+
+    return edit
 
 
 @contextmanager
-def as_file(video: Any) -> Iterator[tuple[Path, Fraction, Fraction | None]]:
-    """The file behind a video, and where its part of it starts and how long that is, in seconds."""
-    source = video.get_stream_source()
+def as_file(video: Any) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The file behind a VIDEO, and what of it, for a reader: start and duration in seconds, and
+    edits of the frames."""
+    is_list = isinstance(video, getattr(InputImpl, "VideoFromList", ()))
+    source = None if is_list else video.get_stream_source()
     start, duration = getattr(video, "get_active_trim_window", lambda: (0, 0))()
-    is_edited = getattr(video, "has_pending_frame_edits", lambda: False)()  # cropped, say
-    if not is_edited and not isinstance(source, BytesIO):
-        yield Path(source), Fraction(start), Fraction(duration) or None
+    part = {"start": Fraction(start), "duration": Fraction(duration) or None}
+    part["edit"] = _frame_edit(video)
+    if not is_list and not isinstance(source, BytesIO):
+        yield Path(source), part
         return
-    path = temporary_file(".mp4" if is_edited else ".video")
+    path = temporary_file(".mp4" if is_list else ".video")
     try:
         with plain_errors("write", path):
-            if is_edited:
-                video.save_to(str(path), **known(video.save_to, crf=0))
-                start = duration = 0
+            if is_list:  # its own stream may be encoded anew, with losses
+                video.save_to(str(path), crf=0)
             else:
                 path.write_bytes(source.getbuffer())
-        yield path, Fraction(start), Fraction(duration) or None
+        yield path, part
     finally:
         path.unlink(missing_ok=True)
 
@@ -410,22 +478,26 @@ def video_from_file(path: Path) -> Any:
     return InputImpl.VideoFromFile(str(path))
 
 
-def video_from_parts(like: Any, images: Tensor, frame_rate: Fraction, sound: bool) -> Any:
-    """A VIDEO of such images as `in_memory` gives, else as the one in memory that is given."""
-    parts = like.get_components()
-    changes = {"frame_rate": frame_rate, "audio": parts.audio if sound else None}
-    channels, alpha = parts.images.shape[3], getattr(parts, "alpha", None)
-    if alpha is not None:
-        changes["alpha"] = images[..., channels:].reshape(-1, *alpha.shape[1:])
-    parts = replace(parts, images=images[..., :channels], **changes)
-    colours = getattr(like, "get_color_space", lambda: None)()
-    given = known(InputImpl.VideoFromComponents, bit_depth=bit_depth(like), color_space=colours)
-    return InputImpl.VideoFromComponents(parts, **given)
+#: FFmpeg's names of ComfyUI's codecs; None: what suits the clip.
+_ENCODERS = {"auto": None, "av1": "libsvtav1"}
+#: Whether Save Video makes another file of a .mkv; older ones copy any video into .mp4.
+_SAVES_MKV = hasattr(Types.VideoContainer, "MKV")
 
 
-def bit_depth(video: Any) -> int:
-    """Bits of each channel; older ComfyUIs know 8 only."""
-    return getattr(video, "get_bit_depth", lambda: 8)()
+def choose_encoding(format: str, codec: str, clip: ClipInfo) -> tuple[str, dict[str, Any]]:
+    """A file's suffix and its encoding, for a container and a codec of ComfyUI's.
+
+    Without B-frames in .mkv, of which Save Video (0.38) would leave out the first frames.
+    """
+    if format == "webm" and codec == "h264":
+        logging.getLogger(rife.__name__).warning("WebM files hold no H.264: this one is VP9.")
+        codec = "auto"
+    if clip.has_alpha and _SAVES_MKV and format in ("auto", "mkv") and codec == "auto":
+        return ".mkv", {"codec": "prores_ks"}
+    suffix = f".{Types.VideoContainer.get_extension(format)}"
+    depth = {"pixel_format": "yuv420p10le"} if clip.is_deep else {}
+    encoder = _ENCODERS.get(codec, codec)
+    return suffix, {"codec": encoder, "b_frames": suffix != ".mkv", **depth}
 
 
 def temporary_file(suffix: str) -> Path:

@@ -532,28 +532,26 @@ class RIFEVideoInterpolate(io.ComfyNode):
     ) -> io.NodeOutput:
         timeline = _timeline(multiplier, target_fps, loop, slow_motion, length)
         options = _options(**settings)
-        if found := host.in_memory(video):
-            images, rate = found
-            run = _Interpolation(cls, model, rate, timeline)
-            result = run.interpolate(images, options)
-            result = host.video_from_parts(video, result, run.rate, sound=not slow_motion)
-            return run.output(result)
+        if source := host.in_memory(video):
+            run = _Interpolation(cls, model, source.frame_rate, timeline)
+            images = run.interpolate(source.images, options)
+            return run.output(source.remade(images, run.rate, sound=not slow_motion))
 
-        target = host.temporary_file(f".{Types.VideoContainer.get_extension(format)}")
-        with host.as_file(video) as (path, start, duration):
-            part = {"start": start, "duration": duration, "interlaced": interlaced}
+        with host.as_file(video) as (path, part):
+            part["interlaced"] = interlaced
             with open_reader(path, **part) as reader:
                 clip = reader.info
             run = _Interpolation(cls, model, clip.frame_rate, timeline)
             with run.network(clip.height, clip.width, 3 + clip.has_alpha) as given:
+                suffix, encoding = host.choose_encoding(format, codec, clip)
+                target = host.temporary_file(suffix)
                 rife.interpolate_file(
                     source=path,
                     target=target,
                     timeline=timeline,
                     options=rife.Options(**options),
                     crf=crf,
-                    codec=None if codec in ("auto", "h264") else codec,
-                    pixel_format="yuv420p10le" if clip.is_deep else None,
+                    **encoding,
                     **part,
                     **given,
                 )

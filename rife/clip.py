@@ -13,7 +13,7 @@ from torch import Tensor
 from .cancel import Cancel
 from .fileio import atomic_output, refuse_same_file
 from .interpolate import Summary, interpolate_stream
-from .media import create_writer, open_reader
+from .media import Edit, create_writer, open_reader
 from .network import Network
 from .options import Options
 from .timeline import Schedule, Timeline
@@ -34,6 +34,7 @@ def interpolate_file(
     start: Fraction = Fraction(0),
     duration: Fraction | None = None,
     interlaced: str = "deinterlace",
+    edit: Edit | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
     cancel: Cancel | None = None,
@@ -47,9 +48,10 @@ def interpolate_file(
         with `overwrite`. Sound, colour tags and metadata are kept; slow motion has no sound.
     frame_rate: of a folder of images. start, duration: seconds; the part of a video to take.
     interlaced: what becomes of interlaced video, "deinterlace" or "keep".
+    edit: what is done to each image of `source` first, such as a crop: (H, W, C) -> (h, w, C).
     progress: called as (done, total or None, frame) with each frame; frame: (H, W, C).
     summary: counts what is done.
-    encoding: crf, codec and pixel_format, see `VideoWriter`.
+    encoding: crf, codec, pixel_format and b_frames, see `VideoWriter`.
 
     Returns the number of frames written. Raises FileError for what can't be read or written,
     ValueError for options that `model` lacks.
@@ -58,7 +60,7 @@ def interpolate_file(
     refuse_same_file(source, target)
     with (
         atomic_output(target, overwrite) as temporary,
-        open_reader(source, frame_rate, start, duration, interlaced) as reader,
+        open_reader(source, frame_rate, start, duration, interlaced, edit) as reader,
     ):
         info = reader.info
         source_rate = info.frame_rate or frame_rate

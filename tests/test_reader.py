@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from rife import interpolate_file, load_model
 from rife.fileio import FileError
 from rife.media import create_writer, open_reader
 from rife.media.streams import describe
@@ -807,3 +808,25 @@ def test_a_cover_picture_is_no_video(tmp_path):
             container.mux(packet)
     with pytest.raises(FileError, match="no video, only a cover picture, audio"):
         open_reader(tmp_path / "in.mp4")
+
+
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv420p10le"])
+def test_frames_are_edited_before_they_are_given(tmp_path, pixel_format):
+    codec = "libx264" if pixel_format.endswith("10le") else "mpeg4"
+    make(tmp_path / "clip.mp4", codec=codec, pixel_format=pixel_format)
+    with open_reader(tmp_path / "clip.mp4") as reader:
+        whole = [frame.image for frame in reader]
+    with open_reader(tmp_path / "clip.mp4", edit=lambda image: image[8:, 16:48]) as reader:
+        assert (reader.info.width, reader.info.height) == (32, HEIGHT - 8)
+        for image, frame in zip(whole, reader, strict=True):
+            assert torch.equal(frame.image, image[8:, 16:48])
+
+
+def test_an_edited_clip_is_interpolated_and_keeps_its_sound(tmp_path, weights):
+    make(tmp_path / "clip.mp4", codec="libx264", sound="aac")
+    source, target = tmp_path / "clip.mp4", tmp_path / "out.mp4"
+    model = load_model(weights("v4.0"))
+    assert interpolate_file(model, source, target, edit=lambda image: image[:, :32]) == 19
+    with av.open(str(target)) as video:
+        stream = video.streams.video[0]
+        assert (stream.width, stream.height, len(video.streams.audio)) == (32, HEIGHT, 1)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..fileio import FileError, plain_errors
 from .animations import ANIMATIONS_READ, ANIMATIONS_WRITTEN, AnimationReader
-from .base import Reader, Writer
+from .base import Edit, Reader, Writer
 from .encoders import CONTAINERS
 from .folders import FolderReader, FolderWriter
 from .reader import VideoReader
@@ -24,15 +24,29 @@ def open_reader(
     start: Fraction | float = Fraction(0),
     duration: Fraction | float | None = None,
     interlaced: str = "deinterlace",
+    edit: Edit | None = None,
 ) -> Reader:
     """Open a video file, an animated GIF, WebP or PNG, or a folder of images.
 
     frame_rate: of a folder, which has none of its own; frames per second.
     start, duration: the part of a video file to read, in seconds (see VideoReader).
     interlaced: "deinterlace" makes interlaced video progressive, "keep" leaves it as it is.
+    edit: what is done to each image first, such as a crop.
     Raises FileError if there is nothing readable at `path`, or no frame in that part.
     """
-    path = Path(path)
+    reader = _open_reader(Path(path), frame_rate, start, duration, interlaced)
+    if edit:
+        reader.apply(edit)
+    return reader
+
+
+def _open_reader(
+    path: Path,
+    frame_rate: Fraction,
+    start: Fraction | float,
+    duration: Fraction | float | None,
+    interlaced: str,
+) -> Reader:
     part = start > 0 or duration is not None
     if part and (path.is_dir() or path.suffix.lower() in ANIMATIONS_READ):
         raise FileError(f"A part can be read of video files only; {path} is read whole or not.")
@@ -54,6 +68,7 @@ def create_writer(
     crf: int = 18,
     codec: str | None = None,
     pixel_format: str | None = None,
+    b_frames: bool = True,
     time_base: Fraction | None = None,
     sound: bool = True,
     show_at: Callable[[Fraction], Fraction] | None = None,
@@ -69,7 +84,7 @@ def create_writer(
     path, suffix = Path(path), Path(path).suffix.lower()
     if suffix in CONTAINERS and not path.is_dir():
         return VideoWriter(
-            path, like, frame_rate, crf, codec, pixel_format,
+            path, like, frame_rate, crf, codec, pixel_format, b_frames,
             time_base=time_base, sound=sound, show_at=show_at,
         )  # fmt: skip
     if codec or pixel_format:

@@ -96,7 +96,7 @@ class AnimationReader(Reader):
         # APNG has fractions of two 16-bit numbers, which Pillow gives as a float.
         return Fraction(milliseconds / 1000).limit_denominator(65535)
 
-    def __iter__(self) -> Generator[Frame, None, None]:
+    def _read_frames(self) -> Generator[Frame, None, None]:
         time = Fraction(0)
         frames = self._frames(len(self._durations))
         for duration in self._durations:

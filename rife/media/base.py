@@ -2,8 +2,9 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +12,9 @@ from types import TracebackType
 import torch
 
 logger = logging.getLogger(__name__)
+
+#: What is done to a frame's image, (H, W, C), such as a crop; all frames come out in one size.
+Edit = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class Reader(ABC):
     icc_profile: bytes | None = None
     plays: int = 0  # times an animation is shown; 0: for ever
 
+    _edit: Edit | None = None
+
     def __init__(self) -> None:
         #: What of the clip is damaged or missing, a line each, as far as it has been read.
         self.damage: list[str] = []
@@ -64,8 +70,19 @@ class Reader(ABC):
         self.damage.append(text)
         logger.warning("%s", text)
 
+    def apply(self, edit: Edit) -> None:
+        """Have every frame edited before it is given."""
+        info = self.info
+        height, width, _ = edit(torch.zeros(info.height, info.width, 3 + info.has_alpha)).shape
+        self._edit, self.info = edit, replace(info, width=width, height=height)
+
+    def __iter__(self) -> Generator[Frame, None, None]:
+        with closing(self._read_frames()) as frames:
+            for frame in frames:
+                yield replace(frame, image=self._edit(frame.image)) if self._edit else frame
+
     @abstractmethod
-    def __iter__(self) -> Generator[Frame, None, None]: ...
+    def _read_frames(self) -> Generator[Frame, None, None]: ...
 
     @abstractmethod
     def close(self) -> None: ...

@@ -84,7 +84,7 @@ class FolderReader(Reader):
         rate = Fraction(frame_rate)
         self.info = ClipInfo(path, *size, rate, len(self._files), has_alpha, 1 / rate, is_deep)
 
-    def __iter__(self) -> Generator[Frame, None, None]:
+    def _read_frames(self) -> Generator[Frame, None, None]:
         period = 1 / self.info.frame_rate
         follows_gap = False
         for index, file in enumerate(self._files):

@@ -679,7 +679,7 @@ class VideoReader(Reader):
         if not self._is_after_end:
             yield latest, None
 
-    def __iter__(self) -> Generator[Frame, None, None]:
+    def _read_frames(self) -> Generator[Frame, None, None]:
         early, self._early = self._early or [], None
         for packet in early:
             moment = packet.dts if packet.pts is None else packet.pts

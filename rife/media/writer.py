@@ -58,6 +58,8 @@ class VideoWriter(Writer):
 
     Args:
         frame_rate: Frames a second, on average.
+        b_frames: Whether the encoder may store frames in another order than that in which they are
+            shown. In .mkv, some programs then lose the first ones: it holds no decoding times.
         time_base: Seconds of which all times are multiples; None: made for frames at `frame_rate`
             and for those at `like`'s times, evenly divided.
         sound: Whether to keep sound and subtitles.
@@ -76,12 +78,13 @@ class VideoWriter(Writer):
         crf: int = 18,
         codec: str | None = None,
         pixel_format: str | None = None,
+        b_frames: bool = True,
         *,
         time_base: Fraction | None = None,
         sound: bool = True,
         show_at: Callable[[Fraction], Fraction] | None = None,
     ):
-        self._path, self._like, self._crf = path, like, crf
+        self._path, self._like, self._crf, self._b_frames = path, like, crf, b_frames
         self._kind = CONTAINERS[path.suffix.lower()]
         self._rate = representable_rate(Fraction(frame_rate))
         self._show_at = show_at or (lambda time: time)
@@ -165,10 +168,15 @@ class VideoWriter(Writer):
     def _settings(self, encoder: str, pixel_format: str) -> VideoSettings:
         info, source = self._like.info, self._source
         side_data = source.side_data if source else {}
+        options = encoder_options(
+            encoder, self._crf, *(side_data.get(name) for name in KEPT_SIDE_DATA)
+        )
+        if not self._b_frames:
+            options["bf"] = "0"
         return VideoSettings(
             encoder,
             pixel_format,
-            encoder_options(encoder, self._crf, *(side_data.get(name) for name in KEPT_SIDE_DATA)),
+            options,
             info.width,
             info.height,
             self._rate,

@@ -162,11 +162,12 @@ class ComfyUI:
         return run
 
     def files(self, run: Run) -> list[Path]:
-        """What the prompt's output nodes wrote."""
+        """What the prompt wrote to the output folder; newer loaders show their input, too."""
         return [
             self.base / file["type"] / file["subfolder"] / file["filename"]
             for data in run.of("executed")
             for file in data["output"].get("images", [])
+            if file["type"] == "output"
         ]
 
     def lacks(self, workflow: dict) -> set[str]:

@@ -1,4 +1,5 @@
-"""A pack of one node for the ComfyUI of these tests, which gives what nodes of others may give.
+"""A pack for the ComfyUI of these tests: gives what nodes of others may give, and shows what they
+get.
 
 `conftest.py` installs it; the imports are for the expressions that tests send.
 """
@@ -6,8 +7,10 @@
 import shutil  # noqa: F401
 from fractions import Fraction  # noqa: F401
 from io import BytesIO  # noqa: F401
+from pathlib import Path
 
-import torch  # noqa: F401
+import folder_paths
+import torch
 from comfy_api.latest import InputImpl, Types  # noqa: F401
 
 
@@ -26,4 +29,27 @@ class OddValue:
         return (eval(expression),)  # noqa: S307
 
 
-NODE_CLASS_MAPPINGS = {"OddValue": OddValue}
+class ShowVideo:
+    """Writes what ComfyUI itself makes of a VIDEO to a file in the output folder."""
+
+    RETURN_TYPES = ()
+    FUNCTION = "show"
+    OUTPUT_NODE = True
+    CATEGORY = "tests"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict:
+        return {"required": {"video": ("VIDEO",), "name": ("STRING", {})}}
+
+    def show(self, video: object, name: str) -> dict:
+        shown = dict(vars(video.get_components()))
+        shown["metadata"] = dict(shown["metadata"] or {})
+        for ask in ("get_bit_depth", "get_color_space", "get_dimensions"):
+            shown[ask] = getattr(video, ask, lambda: None)()
+        folder = Path(folder_paths.get_output_directory())
+        folder.mkdir(exist_ok=True)
+        torch.save(shown, folder / f"{name}.pt")
+        return {}
+
+
+NODE_CLASS_MAPPINGS = {"OddValue": OddValue, "ShowVideo": ShowVideo}

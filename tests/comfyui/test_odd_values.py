@@ -370,42 +370,6 @@ def test_a_video_of_10_bits_keeps_them(comfy: ComfyUI, small: str, outcomes: Cou
         assert video.streams.video[0].format.name == "yuv420p10le"
 
 
-def test_edits_that_a_video_s_file_does_not_have_are_kept(
-    comfy: ComfyUI, small: str, outcomes: Counter
-) -> None:
-    """As in ComfyUI 0.38, whose videos may be cropped when they are read."""
-    folder = comfy.base / "input"
-    encoded(folder / "edited.mp4", "libx264", "yuv420p", frames=3)
-    has, save = (
-        "lambda self: True",
-        f"lambda self, path, crf: shutil.copy('{folder}/edited.mp4', path)",
-    )
-    methods = f"{{'has_pending_frame_edits': {has}, 'save_to': {save}}}"
-    edited = Linked(f"type('V', (InputImpl.VideoFromFile,), {methods})('{folder / small}')")
-    outcome, said, run = end_of(comfy, prompt_of(small, VIDEO, video=edited))
-    outcomes[outcome] += 1
-    assert outcome == "success", said
-    (path,) = comfy.files(run)
-    with av.open(str(path)) as video:
-        assert sum(1 for _ in video.decode(video=0)) == 5
-
-
-def test_transparency_of_a_video_in_memory_is_interpolated(
-    comfy: ComfyUI, small: str, outcomes: Counter
-) -> None:
-    """Newer ComfyUIs give it beside the images."""
-    if "Video Slice" not in comfy.get("/object_info"):
-        pytest.skip("this ComfyUI's videos have no transparency")
-    parts = "images=torch.rand(3, 48, 64, 3), alpha=torch.rand(3, 48, 64), frame_rate=Fraction(24)"
-    video = Linked(
-        "type('Newer', (InputImpl.VideoFromComponents,), {'get_components': "
-        f"lambda self: Types.VideoComponents({parts})}})(None)"
-    )
-    outcome, said, _ = end_of(comfy, prompt_of(small, VIDEO, video=video))
-    outcomes[outcome] += 1
-    assert outcome == "success", said
-
-
 def test_a_temp_folder_that_can_not_be_used_is_named(
     comfy: ComfyUI, small: str, outcomes: Counter
 ) -> None:
