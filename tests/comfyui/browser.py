@@ -112,6 +112,16 @@ class Page:
         self.tab.evaluate("(name) => app.extensionManager.command.execute(name)", name)
         self.settle()
 
+    def search(self, words: str) -> list[str]:
+        """What the search box finds, best first: a name each, and what stands beside it."""
+        self.command("Workspace.SearchBox.Toggle")
+        self.tab.keyboard.type(words)
+        self.settle()
+        found = self.tab.get_by_role("option").all_inner_texts()
+        self.close_dialogs()
+        self.tab.keyboard.press("Escape")
+        return found
+
     def add(self, name: str) -> dict:
         """Search for a node by its name and add it, as with a double click on the canvas."""
         before = {node["id"] for node in self.graph["nodes"]}
@@ -134,12 +144,15 @@ class Page:
         self.settle()
         return page.inner_text()
 
-    def speak(self, language: str) -> None:
-        """Change the page's language; names of nodes follow when the page is opened again."""
-        set_to = "(to) => app.extensionManager.setting.set('Comfy.Locale', to)"
-        self.tab.evaluate(set_to, language)
+    def set(self, setting: str, value: Any) -> None:
+        """Change a setting; all of the page follows when it is opened again, as it is here."""
+        change = "([setting, value]) => app.extensionManager.setting.set(setting, value)"
+        self.tab.evaluate(change, [setting, value])
         self.settle()
         self.open()
+
+    def speak(self, language: str) -> None:
+        self.set("Comfy.Locale", language)
 
     def upload(self, path: Path) -> None:
         """Click the button of Load Video and choose a file."""

@@ -139,6 +139,66 @@ def test_the_info_button_opens_our_help_page(page: Page, kind: str) -> None:
     assert headings and all(heading in shown for heading in headings)
 
 
+@pytest.fixture(params=[False, True], ids=["classic", "Nodes 2.0"])
+def rendering(page: Page, request: pytest.FixtureRequest) -> Iterator[None]:
+    """The page, drawing nodes in one of its two ways."""
+    page.set("Comfy.VueNodes.Enabled", request.param)
+    yield
+    page.set("Comfy.VueNodes.Enabled", False)
+
+
+def test_a_forgotten_rate_is_the_video_s_and_the_report_stays_on_the_node(
+    page: Page, comfy: ComfyUI, talking: str, rendering: None
+) -> None:
+    kinds = ["LoadVideo", "GetVideoComponents", "RIFEFrameInterpolate", "CreateVideo", "SaveVideo"]
+    page.load(node_graph(*kinds))
+    page.tab.evaluate(
+        """([kinds, file]) => {
+            const [load, parts, rife, create, save] =
+                kinds.map((kind) => app.graph.nodes.find((node) => node.type === kind));
+            load.widgets.find((it) => it.name === "file").value = file;
+            load.connect(0, parts, 0);
+            parts.connect(0, rife, rife.findInputSlot("images"));
+            rife.connect(0, create, create.findInputSlot("images"));
+            rife.connect(1, create, create.findInputSlot("fps"));
+            create.connect(0, save, 0);
+        }""",
+        [kinds, talking],
+    )
+    values = page.node("RIFEFrameInterpolate")["widgets_values"]
+    (saved,) = page.run()
+    assert read(saved) == (50, 49, False)
+    assert report_in(page).startswith("25 -> 49 frames, 25 -> 50 fps\n")
+    assert page.node("RIFEFrameInterpolate")["widgets_values"] == values
+    page.load(page.graph)
+    assert report_in(page) is None
+    node = comfy.get("/object_info/RIFEFrameInterpolate")["RIFEFrameInterpolate"]
+    if node.get("has_intermediate_output"):
+        page.run()  # nothing to do but to show again what there is
+        assert report_in(page)
+
+
+def report_in(page: Page) -> str | None:
+    """What the box of text on a node shows after a run."""
+    page.settle()
+    boxes = page.tab.locator("textarea:visible").evaluate_all("(all) => all.map((it) => it.value)")
+    return next((text for text in boxes if " frames" in text), None)
+
+
+#: How many nodes of others may come first: those that are called so.
+@pytest.mark.parametrize(
+    ("words", "others"), [("interpolate", 0), ("fps", 0), ("slow motion", 0), ("smooth", 1)]
+)
+def test_the_search_finds_ours_first(page: Page, comfy: ComfyUI, words: str, others: int) -> None:
+    if "node_replacements" not in comfy.get("/features"):
+        pytest.skip("this ComfyUI knows neither aliases nor subgraphs of packs")
+    page.load(node_graph("LoadVideo"))
+    found = page.search(words)
+    assert any(
+        name in text for text in found[: others + 1] for name in ("RIFE", "Interpolate (smooth")
+    )
+
+
 @pytest.mark.parametrize("language", ["ja", "zh"])
 def test_the_nodes_names_follow_the_language(page: Page, language: str) -> None:
     expected = json.loads((PACK / "locales" / language / "nodeDefs.json").read_text())
@@ -164,7 +224,7 @@ def test_the_subgraph_is_found_and_runs(page: Page, comfy: ComfyUI, talking: str
         pytest.skip("this ComfyUI has no subgraphs that packs bring along")
     page.load(node_graph("LoadVideo", "SaveVideo"))
     page.upload(comfy.base / "input" / talking)
-    interpolate = page.add("Interpolate video")
+    interpolate = page.add("Interpolate (smooth")
     assert [slot["name"] for slot in interpolate["inputs"]] == [
         "video", "model_name", "multiplier", "target_fps"
     ]  # fmt: skip
