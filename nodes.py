@@ -294,11 +294,12 @@ class _Run:
         """Returns lines that say what was done."""
         return []
 
-    def output(self, *values: Any) -> io.NodeOutput:
-        """Returns the node's outputs, the report last, which the page also shows on the node."""
+    def output(self, *values: Any, **ui: Any) -> io.NodeOutput:
+        """Returns the node's outputs, the report last, which the page also shows on the node; `ui`
+        is for the page alone."""
         work = f"{self._network}, {time.monotonic() - self._started:.1f} s"
         report = "\n".join([*self.warnings, *self.done(), work])
-        return io.NodeOutput(*values, report, ui={"text": (report,)})
+        return io.NodeOutput(*values, report, ui={"text": (report,), **ui})
 
 
 class _Interpolation(_Run):
@@ -444,7 +445,8 @@ class RIFEFrameInterpolate(io.ComfyNode):
         else:
             joined = run.interpolate(_add_mask(images, mask), _options(**settings))
             result, mask = joined[..., :3].contiguous(), joined[..., 3].contiguous()
-        return run.output(result, float(run.rate), len(result), mask)
+        rate = float(run.rate)
+        return run.output(result, rate, len(result), mask, fps=(rate,))
 
 
 class RIFEVideoInterpolate(io.ComfyNode):

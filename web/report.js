@@ -3,6 +3,7 @@
 import { app } from "../../scripts/app.js"
 
 const NODES = ["RIFEFrameInterpolate", "RIFEVideoInterpolate", "RIFEOpticalFlow"]
+const RATES = ["fps", "frame_rate"] // what nodes that play or save frames call their rate
 const PROGRESS_TEXT = "$$node-text-preview" // of the page, which older ones leave on the node
 
 function addReport(node) {
@@ -21,12 +22,27 @@ function addReport(node) {
   return widget
 }
 
+// A line for each node that gets our frames and plays them at another rate than `fps` gives: one that
+// was never connected there, or slow motion. It is found at each run, as ours needn't run again then.
+function findOtherRates(node, fps) {
+  const links = [...node.graph.links.values()].filter((it) => it.origin_id === node.id)
+  return links.filter((it) => it.origin_slot === 0).flatMap((link) => {
+    const target = node.graph.getNodeById(link.target_id)
+    const widget = target?.widgets?.find((it) => RATES.includes(it.name))
+    const isConnected = target?.inputs.find((it) => it.name === widget?.name)?.link != null
+    if (!widget || isConnected || Math.abs(widget.value - fps) < 0.01) return []
+    const rates = `${widget.value} fps, not at ${+fps.toFixed(3)}`
+    return [`${target.title} plays them at ${rates}: connect fps there to keep the speed.`]
+  })
+}
+
 function showReport(node, output) {
   if (!NODES.includes(node?.comfyClass) || !output?.text) return
   const progress = node.widgets.findIndex((widget) => widget.name === PROGRESS_TEXT)
   if (progress >= 0) node.widgets.splice(progress, 1)[0].onRemove?.()
   const widget = node.widgets.find((widget) => widget.name === "report") ?? addReport(node)
-  widget.value = output.text.join("\n")
+  const otherRates = output.fps ? findOtherRates(node, output.fps[0]) : []
+  widget.value = [...otherRates, ...output.text].join("\n")
 }
 
 function findNode(id) {

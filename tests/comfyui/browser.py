@@ -108,6 +108,25 @@ class Page:
     def place(self, node: int, widget: str = "") -> tuple[float, float]:
         return tuple(self.tab.evaluate(PLACE, [node, widget]))
 
+    def connect(self, kind: str, output: str, to: str, name: str) -> None:
+        """Connect an output of the one node of a kind to an input of another."""
+        self.tab.evaluate(
+            """([kind, output, to, name]) => {
+                const [from, target] = [kind, to].map(
+                    (type) => app.graph.nodes.find((node) => node.type === type));
+                from.connect(from.findOutputSlot(output), target, target.findInputSlot(name));
+            }""",
+            [kind, output, to, name],
+        )
+
+    def value(self, kind: str, widget: str) -> Any:
+        """What a widget of the one node of a kind shows."""
+        return self.tab.evaluate(
+            """([kind, name]) => app.graph.nodes.find((node) => node.type === kind)
+                .widgets.find((it) => it.name === name)?.value""",
+            [kind, widget],
+        )
+
     def command(self, name: str) -> None:
         self.tab.evaluate("(name) => app.extensionManager.command.execute(name)", name)
         self.settle()

@@ -130,6 +130,32 @@ def node_graph(*kinds: str) -> dict:
     return {"version": 0.4, "last_node_id": len(nodes), "nodes": nodes, "links": []}
 
 
+def test_the_report_says_where_the_frames_are_played_at_another_rate(
+    page: Page, comfy: ComfyUI, talking: str
+) -> None:
+    page.load(
+        node_graph(
+            *("LoadVideo", "GetVideoComponents", "RIFEFrameInterpolate"),
+            *("CreateVideo", "SaveVideo"),
+        )
+    )
+    page.upload(comfy.base / "input" / talking)
+    page.connect("LoadVideo", "VIDEO", "GetVideoComponents", "video")
+    page.connect("GetVideoComponents", "images", "RIFEFrameInterpolate", "images")
+    page.connect("RIFEFrameInterpolate", "images", "CreateVideo", "images")
+    page.connect("CreateVideo", "VIDEO", "SaveVideo", "video")
+    (saved,) = page.run()
+    assert read(saved) == (30, 49, False)
+    line, done, _ = page.value("RIFEFrameInterpolate", "report").splitlines()
+    assert line.startswith("Create Video plays them at 30 fps, not at 50: connect fps")
+    assert done == "25 -> 49 frames, 25 -> 50 fps"
+
+    page.connect("RIFEFrameInterpolate", "fps", "CreateVideo", "fps")
+    (saved,) = page.run()
+    assert read(saved) == (50, 49, False)
+    assert page.value("RIFEFrameInterpolate", "report").startswith(done)  # it didn't run again
+
+
 @pytest.mark.parametrize("kind", NODES)
 def test_the_info_button_opens_our_help_page(page: Page, kind: str) -> None:
     help_page = PACK / "web" / "docs" / f"{kind}.md"
