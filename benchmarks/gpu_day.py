@@ -156,8 +156,17 @@ def milliseconds(run: Callable[[], object], device: str) -> float:
 
 
 def tests(args: argparse.Namespace) -> dict:
-    """Those that are marked cuda."""
-    command = [sys.executable, "-m", "pytest", "tests", "-m", "cuda", "-q", "--durations=5"]
+    """Those that are marked cuda, but for slow ones."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "tests",
+        "-m",
+        "cuda and not slow",
+        "-q",
+        "--durations=5",
+    ]
     command += ["-p", "no:cacheprovider", *(["--collect-only"] if args.rehearse else [])]
     done = subprocess.run(command, capture_output=True, text=True)
     print(done.stdout[-5000:])
@@ -298,6 +307,39 @@ def kernels(args: argparse.Namespace) -> dict:
     return result
 
 
+def languages(args: argparse.Namespace) -> dict:
+    """By size and what the fused kernels are written in: milliseconds of a new frame on the GPU,
+    and microseconds of each kernel (benchmarks.kernels), in turns."""
+    if args.device == "cpu":
+        return {}
+    from benchmarks.kernels import LANGUAGES, compare, lines_of
+
+    result = {}
+    for size in ("480p", "1080p"):
+        frames = moving_frames(*args.sizes[size], 49).to(args.device)
+        networks = {language: network_for(args) for language in (*LANGUAGES, "none")}
+        took = defaultdict(list)
+        for n in (49, *(3 * [9, 49])):
+            for language, network in networks.items():
+                os.environ["RIFE_KERNELS"] = language
+                run = partial(interpolate, network, frames[:n], 2, cuts="ignore")
+                took[language, n].append(milliseconds(run, args.device))
+        result[size] = {
+            f"whole network, ms, {language}": (
+                median(took[language, 49][1:]) - median(took[language, 9])
+            )
+            / 40
+            for language in networks
+        }
+        rows = compare(network_for(args), *args.sizes[size])
+        for name, value in result[size].items():
+            print(f"{size} {name}: {value:.3f}")
+        print(*lines_of(rows), sep="\n", flush=True)
+        for language in LANGUAGES:
+            result[size] |= {f"{x}, us, {language}": r.get(language, 0) for x, r in rows.items()}
+    return result
+
+
 def threads(args: argparse.Namespace) -> dict:
     """Milliseconds of a new frame by thread and by the function of ours that it is in, by looking
     at all threads every half a millisecond."""
@@ -423,6 +465,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], dict]] = {
     "throughput": throughput,
     "threads": threads,
     "kernels": kernels,
+    "languages": languages,
     "exactness": exactness,
     "memory": memory,
     "timeline": timeline,

@@ -313,6 +313,7 @@ GPU_TABLES: dict[str, Callable[[dict], tuple[str, str]]] = {
     "first runs": gpu_first_runs,
     "throughput": gpu_throughput,
     "kernels": gpu_by_size("Kernels", "us of a new frame"),
+    "languages": gpu_by_size("By what the fused kernels are written in", "ms or us"),
     "threads": gpu_by_size("Where threads are, by looking at them", "ms of a new frame"),
     "timeline": gpu_by_size("What the GPU does, from and to the CPU", "ms of a new frame"),
     "exactness": gpu_exactness,

@@ -5,13 +5,14 @@ import gc
 import random
 from contextlib import suppress
 from fractions import Fraction
+from itertools import combinations
 
 import pytest
 import torch
 
-from rife import Cancelled, gpu, interpolate, load_model
-from rife.engine import Engine
+from rife import Cancelled, gpu, interpolate, kernels_nvrtc, load_model
 from rife.IFNet_v4 import VERSIONS, IFNet_v4
+from rife.kernels import ORDER
 from rife.options import Options
 from rife.pairs import Pairs
 from rife.tiles import pad
@@ -49,11 +50,10 @@ def counted(monkeypatch):
     return graphs
 
 
-@pytest.mark.parametrize("fuses", [True, False])
+@pytest.mark.parametrize("kernels", [*ORDER, "none"])
 @pytest.mark.parametrize("row", ["v4.0 - v4.1", "v4.6", "v4.25 - v4.26"])
-def test_frames_are_the_cpu_s(row, fuses, counted, caplog, monkeypatch):
-    if not fuses:
-        monkeypatch.setattr(gpu, "engine_for", lambda model, *_: Engine(model))
+def test_frames_are_the_cpu_s(row, kernels, counted, caplog, monkeypatch):
+    monkeypatch.setenv("RIFE_KERNELS", kernels)
     monkeypatch.setattr("rife.memory.BATCH", 4)  # several calls, so that one is recorded
     model, frames = network(row, torch.float32), clip(12)
     made = interpolate(model, frames, 3, **ALL)
@@ -61,6 +61,38 @@ def test_frames_are_the_cpu_s(row, fuses, counted, caplog, monkeypatch):
     assert not caplog.records, caplog.text
     assert len(counted) >= 2
     assert (made - wanted).abs().mean() < 1e-3  # convolutions may be in TF32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_kernels_of_all_languages_make_the_same_frames(dtype, counted, caplog, monkeypatch):
+    """In float16, of frames in bytes and in floats, recorded."""
+    monkeypatch.setattr("rife.memory.BATCH", 4)
+    frames, made = clip(12), {}
+    frames = (255 * frames).byte() if dtype == torch.uint8 else frames
+    for language in (*ORDER, "none"):
+        monkeypatch.setenv("RIFE_KERNELS", language)
+        model = network()
+        assert gpu.engine_for(model, frames.shape[1:3], 1.0).is_fused == (language != "none")
+        recorded = len(counted)
+        made[language] = interpolate(model, frames, 3, **ALL).float()
+        assert len(counted) > recorded
+        assert torch.equal(made[language], interpolate(model, frames, 3, **ALL).float())
+    assert not caplog.records, caplog.text
+    levels = 255 if dtype == torch.uint8 else 1
+    for one, other in combinations(made.values(), 2):
+        assert (one - other).abs().mean() < 1e-3 * levels
+
+
+@pytest.mark.parametrize("stream", ["default", "other"])
+def test_a_kernel_is_launched_on_the_current_stream_of_its_memory_s_device(stream):
+    y = torch.full((1, 8, 512, 512), 1.0, device="cuda", dtype=torch.float16)
+    bias = torch.ones(8, device="cuda", dtype=torch.float16)
+    torch.cuda.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream() if stream == "other" else None):
+        for _ in range(100):  # each waits for the one before
+            y = kernels_nvrtc.finish_convolution(y * 0.5, bias, None, None)
+        made = y.cpu()
+    assert (made == 2).all()
 
 
 @pytest.mark.parametrize("size", SIZES)

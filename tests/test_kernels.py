@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -14,10 +15,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.kernels import ARCHITECTURES, resources
+from benchmarks.kernels import variants as kernel_variants
 from rife import gpu, interpolate, kernels_nvrtc
 from rife.engine import Engine
 from rife.fused import fused_run
-from rife.kernels import ORDER, BlockOutput, load
+from rife.kernels import BlockOutput, load
 from rife.memory import Job
 from rife.network import Prepared, blend
 from rife.options import Options
@@ -45,7 +48,12 @@ CLOSE = 2e-5 if DEVICE == "cpu" else 2e-4
 ON_CPU = CpuKernels(Path(kernels_nvrtc.__file__).with_name("kernels.cu"))
 
 
-@pytest.fixture(params=ORDER)
+#: Triton's are tested on GPUs as part of whole runs (test_cuda.py): each takes seconds to compile.
+ON_GPUS = [pytest.mark.cuda] if DEVICE == "cuda" else []
+LANGUAGES = ["triton", pytest.param("nvrtc", marks=ON_GPUS)]
+
+
+@pytest.fixture(params=LANGUAGES)
 def language(request, monkeypatch):
     """What the kernels are written in."""
     if request.param == "triton":
@@ -349,3 +357,24 @@ def test_all_kernels_of_all_kinds_of_networks_compile_for_gpus():
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert {"_see", "_show", "_activate"} <= set(done.stdout.split())
+
+
+@pytest.fixture(scope="module")
+def variants():
+    """The kernels in CUDA C of all networks."""
+    return kernel_variants(seeded(name).half() for name in NETWORKS)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "darwin", reason="NVIDIA has nothing for macOS")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_all_cuda_c_kernels_of_all_networks_compile_for_gpus_and_spill_nothing(
+    variants, architecture
+):
+    kinds = ("gather_block_input", "render_frames", "full_size_motion", "finish_convolution")
+    assert {name.partition("<")[0] for name in variants} == set(kinds)
+    with ThreadPoolExecutor(2) as threads:
+        found = threads.map(resources, variants, [architecture] * len(variants))
+        found = dict(zip(variants, found, strict=True))
+    assert not {name: x for name, x in found.items() if x.spilled}
+    assert max(x.registers for x in found.values()) <= 128

@@ -1,0 +1,283 @@
+"""The fused kernels of GPUs, one by one: Triton's and those in CUDA C, in turns.
+
+A network runs once by each kind and what its kernels are called with is kept; each call is then
+recorded 20 times in a graph, which is replayed. Prints how long a call takes, and how many bytes
+it moves a second of those that it must: its arguments and what it returns, once (of frames, only
+the pixels that a block looks at). Run from the repository's root, on a machine with a GPU:
+
+    python -m benchmarks.kernels
+
+--registers needs none: it compiles all variants for GPUs of many kinds, and prints their registers.
+"""
+
+import argparse
+import copy
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import rife
+from benchmarks.peers import NETWORKS
+from rife import Network, kernels_nvrtc
+from rife.engine import Engine
+from rife.fused import FusedRun, fused_run
+from rife.kernels import BlockOutput, Kernels, load
+from rife.memory import BATCH, BATCH_PIXELS
+from rife.network import Prepared
+from rife.nvrtc import nvrtc
+
+SIZES = {"480p": (480, 720), "1080p": (1080, 1920)}
+LANGUAGES = ("triton", "nvrtc")
+ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_120")
+#: Calls in a graph, and rounds in turns.
+CALLS, ROUNDS = 20, 5
+
+
+class Call(NamedTuple):
+    """One launch: a function of a module of kernels, and its arguments. name: the same for calls
+    that do the same work."""
+
+    function: str
+    arguments: tuple
+    options: dict[str, Any]
+    name: str
+    bytes: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument("--network", default="v4.25", choices=NETWORKS)
+    parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=SIZES)
+    parser.add_argument("--registers", action="store_true", help="compile alone, for many GPUs")
+    args = parser.parse_args()
+    network = copy.deepcopy(NETWORKS[args.network]()).half()
+    if args.registers:
+        for line in register_table(variants([network]), ARCHITECTURES):
+            print(line)
+        return
+    for size in args.sizes:
+        print(*lines_of(compare(network.cuda(), *SIZES[size])), sep="\n")
+
+
+# Times
+
+
+def compare(
+    network: Network, height: int, width: int, languages: Iterable[str] = LANGUAGES
+) -> dict[str, dict[str, Any]]:
+    """By name of the call: how often a call of the network makes it, MB that it must move, and
+    microseconds by language; summed up, of a new frame, last."""
+    rows: dict[str, dict[str, Any]] = {}
+    with torch.inference_mode():
+        recorded: dict[str, dict[str, Callable[[], float]]] = {}
+        for language in languages:
+            calls, pairs = calls_of(network, height, width, language)
+            counts = Counter(call.name for call in calls)
+            recorded[language] = {}
+            for call in calls:
+                if call.name not in recorded[language]:
+                    recorded[language][call.name] = timer(load(language), call)
+                    row = rows.setdefault(call.name, {"calls": counts[call.name]})
+                    row["MB"] = call.bytes / 1e6
+        for language, timers in recorded.items():
+            for name in timers:
+                rows[name][language] = []
+        for _ in range(ROUNDS):
+            for name in rows:
+                for language, timers in recorded.items():
+                    if name in timers:
+                        rows[name][language].append(timers[name]())
+    for row in rows.values():
+        row |= {language: median(row[language]) for language in languages if language in row}
+    sums = {
+        language: sum(row["calls"] * row.get(language, 0) for row in rows.values()) / pairs
+        for language in languages
+    }
+    megabytes = sum(row["calls"] * row["MB"] for row in rows.values()) / pairs
+    return rows | {
+        f"all, of a new frame of {width}x{height}": {"calls": 1, "MB": megabytes, **sums}
+    }
+
+
+def lines_of(rows: dict[str, dict[str, Any]]) -> Iterator[str]:
+    languages = [key for key in next(reversed(rows.values())) if key not in ("calls", "MB")]
+    heads = "".join(f"{language:>12}{'GB/s':>7}" for language in languages)
+    yield f"{'':58}{'calls':>6}{'MB':>8}{heads}"
+    for name, row in rows.items():
+        cells = ""
+        for language in languages:
+            took = row.get(language)
+            cells += f"{took:9.1f} us{1000 * row['MB'] / took:7.0f}" if took else f"{'':19}"
+        yield f"{name:58}{row['calls']:6}{row['MB']:8.1f}{cells}"
+
+
+def calls_of(network: Network, height: int, width: int, language: str) -> tuple[list[Call], int]:
+    """All calls of kernels for one call of the network, and of how many pairs that is."""
+    calls: list[Call] = []
+    kernels = load(language)
+
+    class Noted(FusedRun):
+        activate = staticmethod(noting(kernels, "finish_convolution", calls))
+
+    Noted.kernels = type(
+        "Noted", (), {name: staticmethod(noting(kernels, name, calls)) for name in FUNCTIONS}
+    )
+    multiple = network.side_multiple()
+    padded = [-(-side // multiple) * multiple for side in (height, width)]
+    place = "cpu" if network.device.type == "cpu" else "else"
+    pairs = max(1, min(BATCH, BATCH_PIXELS[place] // (padded[0] * padded[1])))
+    engine = Engine(network, Noted)
+    random = torch.Generator().manual_seed(0)
+    images = torch.rand(pairs + 1, 3, *padded, generator=random).to(network.device)
+    seen = engine.prepare(images)
+    calls.clear()
+    indices = (torch.arange(i, pairs + i, device=network.device) for i in (0, 1))
+    motion = engine.motion(
+        *(Prepared(seen.seen, seen.pyramid, index) for index in indices),
+        torch.full((pairs, 1, 1, 1), 0.5, device=network.device), doubts=[],
+    )  # fmt: skip
+    given = images[:, :, :height, :width].permute(0, 2, 3, 1).contiguous()
+    motion.frames(given.to(network.dtype))
+    return calls, pairs
+
+
+FUNCTIONS = [name for name in vars(Kernels) if not name.startswith("_") and name != "compile_first"]
+
+
+def noting(kernels: Kernels, function: str, calls: list[Call]) -> Callable:
+    """The function, but that its calls are added to `calls`."""
+    launch = getattr(kernels, function)
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        made = launch(*arguments, **options)
+        scale = options.get("scale", 1)
+        looked_at = 4 / scale**2 if scale > 1 else 1
+        tensors = list(tensors_of((arguments, options)))
+        moved = sum(x.nbytes for x in tensors) + sum(x.nbytes for x in tensors_of(made))
+        if function == "gather_block_input":
+            moved += (looked_at - 1) * arguments[0].nbytes
+        shape = "x".join(map(str, next(tensors_of(made)).shape))
+        dtype = str(tensors[0].dtype).removeprefix("torch.")
+        wishes = " ".join(
+            word
+            for word, there in (
+                (f"scale {scale}", function == "gather_block_input"),
+                (dtype, function == "render_frames"),
+                ("residual", function == "finish_convolution" and arguments[3] is not None),
+                ("slopes", function == "finish_convolution" and arguments[2] is not None),
+            )
+            if there
+        )
+        name = f"{function} {shape} {wishes}".strip()
+        calls.append(Call(function, arguments, options, name, moved))
+        return made
+
+    return noted
+
+
+def tensors_of(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, BlockOutput):
+        yield value.raw
+    elif isinstance(value, dict):
+        yield from tensors_of(list(value.values()))
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from tensors_of(each)
+
+
+def timer(kernels: Kernels, call: Call) -> Callable[[], float]:
+    """A function that returns microseconds of a call, measured over many."""
+
+    def run() -> None:
+        for _ in range(CALLS):
+            getattr(kernels, call.function)(*call.arguments, **call.options)
+
+    run()
+    if not torch.cuda.is_available():
+
+        def timed_on_cpu() -> float:
+            started = time.perf_counter()
+            run()
+            return 1e6 * (time.perf_counter() - started) / CALLS
+
+        return timed_on_cpu
+    graph = torch.cuda.CUDAGraph()
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph):
+        run()
+    graph.replay()
+
+    def timed() -> float:
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        graph.replay()
+        stop.record()
+        stop.synchronize()
+        return 1000 * start.elapsed_time(stop) / CALLS
+
+    return timed
+
+
+# Registers
+
+
+def variants(networks: Iterable[Network]) -> list[str]:
+    """The kernels in CUDA C that these networks use, with all their options, on frames in bytes and
+    in the network's dtype."""
+    names: set[str] = set()
+    for network in networks:
+        side = network.side_multiple()
+        with torch.inference_mode(), kernels_nvrtc.note() as noted:
+            for ensemble in {False, "ensemble" in network.options}:
+                for refine in {False, "refine" in network.options}:
+                    engine = Engine(network, fused_run("nvrtc"))
+                    both = engine.prepare(torch.zeros(2, 3, side, side), refine=refine)
+                    pair = (Prepared(both.seen, both.pyramid, torch.tensor([i])) for i in (0, 1))
+                    motion = engine.motion(*pair, 0.5, ensemble=ensemble, refine=refine, doubts=[])
+                    for dtype in (network.dtype, torch.uint8):
+                        for channels in (1, 3, 4):
+                            motion.frames(torch.zeros(2, side, side, channels, dtype=dtype))
+                    motion.mask  # noqa: B018
+        names |= {name for name, _ in noted}
+    return sorted(names)
+
+
+class Resources(NamedTuple):
+    registers: int
+    spilled: int
+
+
+def resources(kernel: str, architecture: str) -> Resources:
+    """Registers of a thread and bytes spilled, of a kernel compiled for an architecture."""
+    source = Path(rife.__file__).with_name("kernels.cu").read_text(encoding="utf-8")
+    said = nvrtc().compile(source, kernel, architecture, "--ptxas-options=-v").log
+    registers = int(re.search(r"Used (\d+) registers", said)[1])
+    spilled = sum(map(int, re.findall(r"(\d+) bytes (?:spill|stack)", said)))
+    return Resources(registers, spilled)
+
+
+def register_table(kernels: Iterable[str], architectures: Iterable[str]) -> Iterator[str]:
+    """Markdown: registers of each kernel by architecture, and what spills."""
+    yield "| kernel | " + " | ".join(architectures) + " |"
+    yield "| --- |" + " --- |" * len(architectures)
+    with ThreadPoolExecutor(2) as threads:
+        for kernel in kernels:
+            found = threads.map(resources, [kernel] * len(architectures), architectures)
+            cells = [
+                str(x.registers) + (f" ({x.spilled} B spilled)" * bool(x.spilled)) for x in found
+            ]
+            yield f"| `{kernel}` | " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    main()
