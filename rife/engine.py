@@ -52,7 +52,7 @@ class Engine:
         if run.is_fused:
             self._width = width = 1 << (self._width - 1).bit_length()
         self._blocks = [
-            _Block(network, i, block, width) for i, block in enumerate(self._fast.blocks)
+            _Block(network, i, block, width, run.pack) for i, block in enumerate(self._fast.blocks)
         ]
         if hasattr(network, "unet"):
             self._unet = _Entry(self._fast.unet.down0.conv1[0], network.unet.inputs, width=width)
@@ -213,8 +213,15 @@ class _Entry:
 class _Block:
     """A network's block on a `Run`."""
 
-    def __init__(self, network: Network, index: int, fused: nn.Module, width: int | None):
-        """width: as in _Entry, of a Run that is fused."""
+    def __init__(
+        self,
+        network: Network,
+        index: int,
+        fused: nn.Module,
+        width: int | None,
+        pack: "Callable[[Tensor, Tensor, int], Tensor] | None",
+    ):
+        """width: as in _Entry, of a Run that is fused. pack: Run.pack."""
         both = "ensemble" in network.options | network.built_in
         self.entry = _Entry(fused.conv0[0][0], network.inputs, both, width)
         self.body, self.up, self.cell = fused.body, fused.up, 1
@@ -225,6 +232,9 @@ class _Block:
             if width:  # planes are read as they are before
                 fused.lastconv[0] = fused.lastconv[0].widened(-(-4 * planes // 8) * 8)
                 fused.lastconv, self.cell = fused.lastconv[0], 2
+        if pack and isinstance(getattr(fused, "lastconv", None), Layer):
+            cell, self.cell = self.cell, 1
+            fused.lastconv.finish = lambda y, bias, *_: pack(y, bias, cell)
 
     def __call__(self, run: "Run", scale: int, both: bool) -> "_Found":
         x = run.enter(self.entry, scale, both)
@@ -276,6 +286,8 @@ class Run:
     is_fused: ClassVar[bool] = False
     #: What does the rest of a Layer in one pass, after its convolution; None: torch's functions.
     activate: ClassVar[Callable[..., Tensor] | None] = None
+    #: What follows a block's last convolution instead (y, bias, cell), its PixelShuffle included.
+    pack: ClassVar[Callable[[Tensor, Tensor, int], Tensor] | None] = None
 
     def __init__(self, frames: tuple[Prepared, Prepared], times: Tensor, mask_adds: bool):
         self.frames, self.times, self.mask_adds = frames, times, mask_adds

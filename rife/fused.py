@@ -145,5 +145,6 @@ def fused_run(name: str) -> type[FusedRun]:
     class NamedRun(FusedRun):
         kernels = module
         activate = staticmethod(module.finish_convolution)
+        pack = staticmethod(module.pack_block_output) if module.pack_block_output else None
 
     return NamedRun

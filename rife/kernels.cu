@@ -65,24 +65,28 @@ template <class T, int N> union Pack {
     T values[N];
 };
 
-/// How many of `count` values move at once: up to 16 bytes.
-template <class T> __device__ constexpr int pack_size(int count) {
+/// How many of `count` values at an address that is a multiple of `aligned` values move at once: up
+/// to 16 bytes.
+template <class T> __device__ constexpr int pack_size(int count, int aligned) {
     constexpr int most = 16 / sizeof(T);
-    const int power_of_two = count & -count;
+    const int power_of_two = (count | aligned) & -(count | aligned);  // that divides both
     return power_of_two < most ? power_of_two : most;
 }
 
-template <int N, class T> __device__ inline void load(const T* source, float (&values)[N]) {
-    constexpr int PACK = pack_size<T>(N);
+/// Reads what no other thread writes. (Of a plain read, the compiler makes several smaller ones.)
+template <int N, int ALIGNED, class T>
+__device__ inline void load(const T* source, float (&values)[N]) {
+    constexpr int PACK = pack_size<T>(N, ALIGNED);
     for (int first = 0; first < N; first += PACK) {
         Pack<T, PACK> pack;
-        pack.word = *(const decltype(pack.word)*)(source + first);
+        pack.word = __ldg((const decltype(pack.word)*)(source + first));
         for (int c = 0; c < PACK; c++) values[first + c] = to_float(pack.values[c]);
     }
 }
 
-template <int N, class T> __device__ inline void store(T* target, const float (&values)[N]) {
-    constexpr int PACK = pack_size<T>(N);
+template <int N, int ALIGNED, class T>
+__device__ inline void store(T* target, const float (&values)[N]) {
+    constexpr int PACK = pack_size<T>(N, ALIGNED);
     for (int first = 0; first < N; first += PACK) {
         Pack<T, PACK> pack;
         for (int c = 0; c < PACK; c++) from_float(values[first + c], pack.values[c]);
@@ -90,52 +94,53 @@ template <int N, class T> __device__ inline void store(T* target, const float (&
     }
 }
 
+/// N of a pixel's CHANNELS, from the one that `image` points to, at any (y, x), bilinearly; the
+/// border repeats. Each address that is read is a multiple of ALIGNED values.
+template <int N, int CHANNELS, int ALIGNED, class T>
+__device__ inline void
+sample(const T* image, float y, float x, int height, int width, float (&values)[N]) {
+    y = fminf(fmaxf(y, 0.0f), height - 1.0f);  // of NaN, 0
+    x = fminf(fmaxf(x, 0.0f), width - 1.0f);
+    const int top = (int)y, left = (int)x;
+    const int bottom = min(top + 1, height - 1), right = min(left + 1, width - 1);
+    const float down = y - top, over = x - left;
+    float a[N], b[N], c[N], d[N];
+    load<N, ALIGNED>(image + (top * width + left) * CHANNELS, a);
+    load<N, ALIGNED>(image + (top * width + right) * CHANNELS, b);
+    load<N, ALIGNED>(image + (bottom * width + left) * CHANNELS, c);
+    load<N, ALIGNED>(image + (bottom * width + right) * CHANNELS, d);
+    for (int i = 0; i < N; i++) {
+        const float upper = a[i] * (1 - over) + b[i] * over;
+        const float lower = c[i] * (1 - over) + d[i] * over;
+        values[i] = upper * (1 - down) + lower * down;
+    }
+}
+
 // What blocks put out
 
-/// One block's output: planes of flow (4, in pixels of the block), of the mask and of what else is
-/// handed over, (B, h, w, CHANNELS) as they are before a PixelShuffle(CELL); then bilinearly made
-/// FACTOR times larger for the frame, by which flow grows, too.
-template <class T, int CHANNELS, int CELL, int FACTOR> struct BlockOutput {
+/// One block's output, (B, h, w, PLANES): flow (4, in pixels of the block), the mask and what else
+/// is handed over. For the frame it is made FACTOR times larger, bilinearly, and flow grows as much.
+template <class T, int PLANES, int FACTOR> struct BlockOutput {
     const T* planes;
 
     /// Where the planes of the b-th pair begin; height, width: of the frame.
     __device__ const T* of_pair(int b, int height, int width) const {
-        const int size = (height / FACTOR / CELL) * (width / FACTOR / CELL) * CHANNELS;
-        return planes + (long long)b * size;
+        return planes + (long long)b * ((height / FACTOR) * (width / FACTOR) * PLANES);
     }
 };
 
-/// Of a row or column of shuffled planes: where its values begin among those of the row of cells.
-template <int CHANNELS, int CELL> __device__ inline int offset_of(int column) {
-    return column / CELL * CHANNELS + column % CELL;
-}
-template <int CHANNELS, int CELL> __device__ inline int offset_of(int row, int width) {
-    return row / CELL * (width / CELL) * CHANNELS + row % CELL * CELL;
-}
-
 /// COUNT planes from plane FIRST on, made FACTOR times larger, at (y, x) of the larger grid.
 /// height, width: of the planes.
-template <int FIRST, int COUNT, int CHANNELS, int CELL, int FACTOR, class T>
+template <int FIRST, int COUNT, int PLANES, int FACTOR, class T>
 __device__ inline void
 upsample(const T* planes, int y, int x, int height, int width, float (&values)[COUNT]) {
-    planes += FIRST * CELL * CELL;
+    constexpr int ALIGNED = PLANES | FIRST;
     if constexpr (FACTOR == 1) {
-        planes += offset_of<CHANNELS, CELL>(y, width) + offset_of<CHANNELS, CELL>(x);
-        for (int p = 0; p < COUNT; p++) values[p] = to_float(planes[p * CELL * CELL]);
-        return;
-    }
-    const float v = fmaxf((y + 0.5f) * (1.0f / FACTOR) - 0.5f, 0.0f);
-    const float u = fmaxf((x + 0.5f) * (1.0f / FACTOR) - 0.5f, 0.0f);
-    const int top = (int)v, left = (int)u;
-    const float down = v - top, right = u - left;
-    const T* above = planes + offset_of<CHANNELS, CELL>(top, width);
-    const T* below = planes + offset_of<CHANNELS, CELL>(min(top + 1, height - 1), width);
-    const int here = offset_of<CHANNELS, CELL>(left);
-    const int next = offset_of<CHANNELS, CELL>(min(left + 1, width - 1));
-    for (int p = 0; p < COUNT; p++, above += CELL * CELL, below += CELL * CELL) {
-        const float upper = to_float(above[here]) * (1 - right) + to_float(above[next]) * right;
-        const float lower = to_float(below[here]) * (1 - right) + to_float(below[next]) * right;
-        values[p] = upper * (1 - down) + lower * down;
+        load<COUNT, ALIGNED>(planes + (y * width + x) * PLANES + FIRST, values);
+    } else {
+        const float v = (y + 0.5f) * (1.0f / FACTOR) - 0.5f;
+        const float u = (x + 0.5f) * (1.0f / FACTOR) - 0.5f;
+        sample<COUNT, PLANES, ALIGNED>(planes + FIRST, v, u, height, width, values);
     }
 }
 
@@ -144,14 +149,13 @@ struct Flow {
     float x0, y0, x1, y1;
 };
 
-template <class T, int CHANNELS, int CELL, int FACTOR>
+template <class T, int PLANES, int FACTOR>
 __device__ inline void add_flow(
-    BlockOutput<T, CHANNELS, CELL, FACTOR> output, int b, int y, int x, int height, int width,
-    Flow& flow
+    BlockOutput<T, PLANES, FACTOR> output, int b, int y, int x, int height, int width, Flow& flow
 ) {
     float values[4];
     const T* planes = output.of_pair(b, height, width);
-    upsample<0, 4, CHANNELS, CELL, FACTOR>(planes, y, x, height / FACTOR, width / FACTOR, values);
+    upsample<0, 4, PLANES, FACTOR>(planes, y, x, height / FACTOR, width / FACTOR, values);
     flow.x0 += FACTOR * values[0];
     flow.y0 += FACTOR * values[1];
     flow.x1 += FACTOR * values[2];
@@ -166,55 +170,30 @@ __device__ inline Flow total_flow(int b, int y, int x, int height, int width, Ou
     return flow;
 }
 
-template <bool ADDS, int SCALE, int COUNT, class T, int CHANNELS, int CELL, int FACTOR>
-__device__ inline void add_handed(
-    BlockOutput<T, CHANNELS, CELL, FACTOR> output, int b, int y, int x, int height, int width,
-    float (&handed)[COUNT]
-) {
-    float values[COUNT];
-    const T* planes = output.of_pair(b, height, width);
-    upsample<4, COUNT, CHANNELS, CELL, FACTOR / SCALE>(
-        planes, y, x, height / FACTOR, width / FACTOR, values
-    );
-    for (int p = 0; p < COUNT; p++) handed[p] = ADDS ? handed[p] + values[p] : values[p];
-}
-
-/// The mask before its sigmoid and what else is handed over, by the last block or as the sum of all
+/// Adds the mask before its sigmoid and what else is handed over, by the last block or by all
 /// (ADDS), at (y, x) of the frame made SCALE times smaller.
-template <bool ADDS, int SCALE, int COUNT, class... Outputs>
-__device__ inline void handed_over(
-    int b, int y, int x, int height, int width, float (&handed)[COUNT], Outputs... outputs
-) {
-    for (int p = 0; p < COUNT; p++) handed[p] = 0;
-    (add_handed<ADDS, SCALE>(outputs, b, y, x, height, width, handed), ...);
-}
+template <bool ADDS, int SCALE, int COUNT>
+__device__ inline void add_handed(int, int, int, int, int, float (&)[COUNT]) {}
 
-// Frames
-
-/// Adds `weight` times N of a pixel's CHANNELS, from the one that `image` points to, at any (y, x),
-/// bilinearly; the border repeats.
-template <int CHANNELS, int N, class T>
-__device__ inline void add_sample(
-    const T* image, float y, float x, int height, int width, float weight, float (&sum)[N]
+template <bool ADDS, int SCALE, int COUNT, class T, int PLANES, int FACTOR, class... Rest>
+__device__ inline void add_handed(
+    int b, int y, int x, int height, int width, float (&handed)[COUNT],
+    BlockOutput<T, PLANES, FACTOR> output, Rest... rest
 ) {
-    y = fminf(fmaxf(y, 0.0f), height - 1.0f);  // of NaN, 0
-    x = fminf(fmaxf(x, 0.0f), width - 1.0f);
-    const int top = (int)y, left = (int)x;
-    const int bottom = min(top + 1, height - 1), right = min(left + 1, width - 1);
-    const float down = y - top, over = x - left;
-    float a[N], b[N], c[N], d[N];
-    load<N>(image + (top * width + left) * CHANNELS, a);
-    load<N>(image + (top * width + right) * CHANNELS, b);
-    load<N>(image + (bottom * width + left) * CHANNELS, c);
-    load<N>(image + (bottom * width + right) * CHANNELS, d);
-    for (int i = 0; i < N; i++) {
-        const float upper = a[i] * (1 - over) + b[i] * over;
-        const float lower = c[i] * (1 - over) + d[i] * over;
-        sum[i] += weight * (upper * (1 - down) + lower * down);
+    if constexpr (ADDS || sizeof...(rest) == 0) {
+        constexpr bool BY_FOUR = COUNT > 1 && PLANES % 4 == 0;  // that move at once
+        constexpr int READ = BY_FOUR ? (COUNT + 3) / 4 * 4 : COUNT;
+        float values[READ];
+        const T* planes = output.of_pair(b, height, width);
+        upsample<4, READ, PLANES, FACTOR / SCALE>(
+            planes, y, x, height / FACTOR, width / FACTOR, values
+        );
+        for (int p = 0; p < COUNT; p++) handed[p] += values[p];
     }
+    add_handed<ADDS, SCALE>(b, y, x, height, width, handed, rest...);
 }
 
-// Kernels. Grids are (columns, rows, pairs).
+// Kernels. Each thread's index is its pixel: column, row, pair (but for finish_convolution).
 
 /// A block's input, (B, height / SCALE, width / SCALE, SIZE): of both frames CHANNELS each if
 /// WARPED, then if STILL; then the timestep, HANDED planes, the flow and zeros.
@@ -244,8 +223,8 @@ KERNEL gather_block_input(
         frames + first[b] * height * width * CHANNELS,
         frames + second[b] * height * width * CHANNELS,
     };
-    const int row = y * (width / SCALE);
-    T* target = input + ((long long)b * (height / SCALE) * (width / SCALE) + row + x) * SIZE;
+    const int cell = y * (width / SCALE) + x;
+    T* target = input + ((long long)b * (height / SCALE) * (width / SCALE) + cell) * SIZE;
 
     Flow flows[PIXELS];
     Flow mean = {0, 0, 0, 0};
@@ -259,29 +238,32 @@ KERNEL gather_block_input(
         mean.y1 += MEAN * flow.y1;
     }
 
-    constexpr int PACK = pack_size<T>(CHANNELS);
+    constexpr int PACK = pack_size<T>(CHANNELS, CHANNELS);
 #pragma unroll
     for (int part = WARPED ? 0 : 2; part < (STILL ? 4 : 2); part++) {
         const int k = part % 2;
         const bool warps = part < 2 && MOVES;
-#pragma unroll
+#pragma unroll 1  // or as many registers more are taken
         for (int channel = 0; channel < CHANNELS; channel += PACK) {
             float sum[PACK] = {};
 #pragma unroll
             for (int i = 0; i < PIXELS; i++) {
-                float at_y = top + i / SIDE, at_x = left + i % SIDE;
+                float pixel[PACK];
+                const int row = top + i / SIDE, column = left + i % SIDE;
                 if (warps) {
-                    at_y += k ? flows[i].y1 : flows[i].y0;
-                    at_x += k ? flows[i].x1 : flows[i].x0;
-                    add_sample<CHANNELS>(both[k] + channel, at_y, at_x, height, width, MEAN, sum);
+                    const float at_y = row + (k ? flows[i].y1 : flows[i].y0);
+                    const float at_x = column + (k ? flows[i].x1 : flows[i].x0);
+                    sample<PACK, CHANNELS, PACK>(
+                        both[k] + channel, at_y, at_x, height, width, pixel
+                    );
                 } else {
-                    float pixel[PACK];
-                    const int at = (top + i / SIDE) * width + left + i % SIDE;
-                    load<PACK>(both[k] + at * CHANNELS + channel, pixel);
-                    for (int c = 0; c < PACK; c++) sum[c] += MEAN * pixel[c];
+                    load<PACK, PACK>(
+                        both[k] + (row * width + column) * CHANNELS + channel, pixel
+                    );
                 }
+                for (int c = 0; c < PACK; c++) sum[c] += MEAN * pixel[c];
             }
-            store<PACK>(target + channel, sum);
+            store<PACK, PACK>(target + channel, sum);
         }
         target += CHANNELS;
     }
@@ -291,8 +273,8 @@ KERNEL gather_block_input(
         float rest[REST] = {};
         if constexpr (TIME) rest[0] = times[b];
         if constexpr (HANDED > 0) {
-            float handed[HANDED];
-            handed_over<ADDS, SCALE>(b, y, x, height, width, handed, outputs...);
+            float handed[HANDED] = {};
+            add_handed<ADDS, SCALE>(b, y, x, height, width, handed, outputs...);
             for (int p = 0; p < HANDED; p++) rest[TIME + p] = handed[p];
         }
         if constexpr (FLOW) {
@@ -301,7 +283,7 @@ KERNEL gather_block_input(
             rest[TIME + HANDED + 2] = mean.x1 * (1.0f / SCALE);
             rest[TIME + HANDED + 3] = mean.y1 * (1.0f / SCALE);
         }
-        store<REST>(target, rest);
+        store<REST, REST>(target, rest);
     }
 }
 
@@ -323,16 +305,17 @@ KERNEL render_frames(
 
     const long long size = (long long)height * width * CHANNELS;
     const Flow flow = total_flow(b, y, x, motion_height, motion_width, outputs...);
-    float mask[1];
-    handed_over<ADDS, 1>(b, y, x, motion_height, motion_width, mask, outputs...);
+    float mask[1] = {};
+    add_handed<ADDS, 1>(b, y, x, motion_height, motion_width, mask, outputs...);
     const float share = 1 / (1 + expf(-mask[0]));
-    float frame[CHANNELS] = {};
-    add_sample<CHANNELS>(
-        images + first[b] * size, y + flow.y0, x + flow.x0, height, width, share, frame
+    float frame[CHANNELS], other[CHANNELS];
+    sample<CHANNELS, CHANNELS, CHANNELS>(
+        images + first[b] * size, y + flow.y0, x + flow.x0, height, width, frame
     );
-    add_sample<CHANNELS>(
-        images + second[b] * size, y + flow.y1, x + flow.x1, height, width, 1 - share, frame
+    sample<CHANNELS, CHANNELS, CHANNELS>(
+        images + second[b] * size, y + flow.y1, x + flow.x1, height, width, other
     );
+    for (int c = 0; c < CHANNELS; c++) frame[c] = share * frame[c] + (1 - share) * other[c];
     if constexpr (RESIDUAL) {
         const int plane = motion_height * motion_width;
         residual += (long long)b * 3 * plane + y * motion_width + x;
@@ -343,7 +326,7 @@ KERNEL render_frames(
         }
     }
     for (int c = 0; c < CHANNELS; c++) frame[c] = fminf(fmaxf(frame[c], 0.0f), 1.0f);
-    store<CHANNELS>(frames + b * size + (y * width + x) * CHANNELS, frame);
+    store<CHANNELS, CHANNELS>(frames + b * size + (y * width + x) * CHANNELS, frame);
 }
 
 /// Flow in pixels and the mask before its sigmoid, (B, 5, height, width).
@@ -356,8 +339,8 @@ KERNEL full_size_motion(float* motion, int height, int width, Outputs... outputs
 
     const int plane = height * width;
     const Flow flow = total_flow(b, y, x, height, width, outputs...);
-    float mask[1];
-    handed_over<ADDS, 1>(b, y, x, height, width, mask, outputs...);
+    float mask[1] = {};
+    add_handed<ADDS, 1>(b, y, x, height, width, mask, outputs...);
     motion += (long long)b * 5 * plane + y * width + x;
     motion[0] = flow.x0;
     motion[plane] = flow.y0;
@@ -377,16 +360,38 @@ KERNEL finish_convolution(
     const unsigned channel = i % channels * N;
     y += (unsigned long long)i * N;
     float values[N], other[N];
-    load<N>(y, values);
-    load<N>(bias + channel, other);
+    load<N, N>(y, values);
+    load<N, N>(bias + channel, other);
     for (int c = 0; c < N; c++) values[c] += other[c];
     if constexpr (RESIDUAL) {
-        load<N>(residual + (unsigned long long)i * N, other);
+        load<N, N>(residual + (unsigned long long)i * N, other);
         for (int c = 0; c < N; c++) values[c] += other[c];
     }
     if constexpr (SLOPES) {
-        load<N>(slopes + channel, other);
+        load<N, N>(slopes + channel, other);
         for (int c = 0; c < N; c++) values[c] *= values[c] < 0 ? other[c] : 1.0f;
     }
-    store<N>(y, values);
+    store<N, N>(y, values);
+}
+
+/// What follows a block's last convolution, (B, height, width, CHANNELS): its bias,
+/// PixelShuffle(CELL) and zeros, so that the planes of a pixel lie together and are PLANES.
+template <class T, int CHANNELS, int CELL, int PLANES>
+KERNEL pack_block_output(
+    T* __restrict__ output, const T* __restrict__ y, const T* bias, int height, int width
+) {
+    const int column = blockIdx.x * blockDim.x + threadIdx.x;
+    const int row = blockIdx.y * blockDim.y + threadIdx.y;
+    const int b = blockIdx.z;
+    if (column >= width * CELL || row >= height * CELL) return;
+
+    constexpr int AREA = CELL * CELL;
+    const int within = row % CELL * CELL + column % CELL;
+    y += ((long long)b * height * width + row / CELL * width + column / CELL) * CHANNELS + within;
+    bias += within;
+    float planes[PLANES] = {};
+    for (int p = 0; p < CHANNELS / AREA; p++)
+        planes[p] = to_float(y[p * AREA]) + to_float(bias[p * AREA]);
+    output += ((long long)b * height * width * AREA + row * width * CELL + column) * PLANES;
+    store<PLANES, PLANES>(output, planes);
 }

@@ -5,7 +5,7 @@ kernels_nvrtc.py has them in CUDA C, kernels_triton.py in Triton. fused.py is wh
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -93,6 +93,11 @@ class Kernels(Protocol):
             y, residual: (B, C, h, w).
             bias, slopes: (C,).
         """
+
+    #: (y, bias, cell) -> (B, P, cell * h, cell * w) channels last: what follows a block's last
+    #: convolution, (B, C, h, w): its bias and PixelShuffle(cell), and planes of zeros. None:
+    #: blocks' outputs stay as convolutions leave them.
+    pack_block_output: Callable[[Tensor, Tensor, int], Tensor] | None
 
     def compile_first(self) -> AbstractContextManager:
         """Within it, what the functions return may be arbitrary. After it, all kernels that were

@@ -105,20 +105,29 @@ def finish_convolution(
     return y
 
 
+def pack_block_output(y: Tensor, bias: Tensor, cell: int) -> Tensor:
+    y = y.contiguous(memory_format=torch.channels_last)
+    batch, channels, height, width = y.shape
+    planes = -(-channels // cell**2 // 4) * 4
+    output = y.new_empty(batch, cell * height, cell * width, planes)
+    template = [_TYPES[y.dtype], channels, cell, planes]
+    size = (batch, cell * height, cell * width)
+    _launch("pack_block_output", template, size, [output, y, bias], (height, width))
+    return output.permute(0, 3, 1, 2)
+
+
 def _launch(
     kernel: str,
     template: Sequence,
     size: tuple[int, int, int],
     pointers: Sequence[Tensor | None],
     numbers: Sequence[int],
-    outputs: Sequence[BlockOutput],
+    outputs: Sequence[BlockOutput] = (),
 ) -> None:
     """size: pairs, rows and columns of what a kernel makes."""
     batch, height, width = size
-    types = [
-        f"BlockOutput<{_TYPES[x.raw.dtype]}, {x.raw.shape[1]}, {x.cell}, {x.factor}>"
-        for x in outputs
-    ]
+    assert all(x.cell == 1 for x in outputs), "they come from pack_block_output"
+    types = [f"BlockOutput<{_TYPES[x.raw.dtype]}, {x.raw.shape[1]}, {x.factor}>" for x in outputs]
     planes = [x.raw for x in outputs]
     _kernels.launch(
         _named(kernel, [*template, *types]),

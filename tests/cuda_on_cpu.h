@@ -15,6 +15,7 @@ struct alignas(8) uint2 { unsigned x, y; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };
 static struct { unsigned x, y, z; } blockIdx, blockDim, threadIdx;
 
+template <class T> static inline T __ldg(const T* address) { return *address; }
 static inline int min(int a, int b) { return a < b ? a : b; }
 static inline float fminf(float a, float b) { return b != b || a < b ? a : b; }
 static inline float fmaxf(float a, float b) { return b != b || a > b ? a : b; }

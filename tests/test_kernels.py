@@ -72,13 +72,15 @@ def kernels(language):
     return load(language)
 
 
-def found_before(name, batch=2):
+def found_before(name, kernels, batch=2):
     random = torch.Generator().manual_seed(3)
     found = []
     for planes, cell, factor in FOUND[name]:
         h, w = HEIGHT // factor // cell, WIDTH // factor // cell
         raw = torch.rand(batch, planes * cell**2, h, w, generator=random) * 4 - 2
         raw = raw.to(DEVICE).contiguous(memory_format=torch.channels_last)
+        if kernels.pack_block_output:
+            raw, cell = kernels.pack_block_output(raw, raw.new_zeros(raw.shape[1]), cell), 1
         found.append(BlockOutput(raw, cell, factor))
     return found
 
@@ -118,7 +120,7 @@ INDICES = torch.tensor([2, 0], device=DEVICE), torch.tensor([1, 2], device=DEVIC
     ],
 )
 def test_blocks_see_what_plain_torch_gives_them(kernels, before, scale, channels, wide, parts):
-    found, adds = found_before(before), "handed" not in parts
+    found, adds = found_before(before, kernels), "handed" not in parts
     seen = ring(channels, wide)
     times = torch.tensor([0.3, 0.9], device=DEVICE)
     flow, handed = full_size(found, adds)
@@ -150,7 +152,7 @@ def test_blocks_see_what_plain_torch_gives_them(kernels, before, scale, channels
 @pytest.mark.parametrize("before", list(FOUND)[1:])
 @pytest.mark.parametrize("adds", [False, True])
 def test_flow_and_mask_are_those_of_plain_torch(kernels, before, adds):
-    found = found_before(before)
+    found = found_before(before, kernels)
     flow, handed = full_size(found, adds)
     made = kernels.full_size_motion(found, SIZE, adds=adds)
     assert (made[:, :4] - flow).abs().max() < CLOSE * flow.abs().max()
@@ -161,7 +163,7 @@ def test_flow_and_mask_are_those_of_plain_torch(kernels, before, adds):
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("residual", [False, True])
 def test_frames_are_those_of_plain_torch(kernels, channels, residual, dtype):
-    found = found_before("many")
+    found = found_before("many", kernels)
     random = torch.Generator().manual_seed(5)
     images = torch.rand(3, HEIGHT - 3, WIDTH - 5, channels, generator=random).to(DEVICE)
     images = (255 * images).byte() if dtype == torch.uint8 else images.to(dtype)
@@ -187,7 +189,7 @@ def test_frames_are_those_of_plain_torch(kernels, channels, residual, dtype):
 
 
 def test_values_beyond_the_border_and_nan_stay_within_the_image(kernels):
-    found = found_before("one", batch=1)
+    found = found_before("one", kernels, batch=1)
     found[0].raw[:, :4] = torch.tensor([1e9, -1e9, float("nan"), float("inf")], device=DEVICE)[
         :, None, None
     ]
@@ -195,6 +197,22 @@ def test_values_beyond_the_border_and_nan_stay_within_the_image(kernels):
     indices = tuple(index[:1] for index in INDICES)
     made = kernels.render_frames(images, indices, found, SIZE, adds=True)
     assert made.shape == (1, *images.shape[1:])  # and nothing was read from elsewhere
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("channels", "cell"), [(5, 1), (8, 1), (24, 2), (56, 2)])
+def test_blocks_outputs_are_packed_as_plain_torch_shuffles_them(kernels, channels, cell, dtype):
+    if not kernels.pack_block_output:
+        pytest.skip("these read them as they are")
+    y = torch.randn(2, channels, 7, 9, device=DEVICE).to(dtype)
+    bias = torch.randn(channels, device=DEVICE).to(dtype)
+    wanted = F.pixel_shuffle(y.float() + bias.float()[:, None, None], cell)
+    made = kernels.pack_block_output(y, bias, cell)
+    assert made.dtype == dtype and made.is_contiguous(memory_format=torch.channels_last)
+    assert made.shape[1] % 4 == 0
+    planes = wanted.shape[1]
+    assert torch.equal(made[:, :planes], wanted.to(dtype))
+    assert not made[:, planes:].any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
