@@ -38,6 +38,8 @@ from . import rife
 from .rife.console import printable
 from .rife.download import fetch
 from .rife.fileio import plain_errors
+from .rife.gpu import cards
+from .rife.heap import empty
 from .rife.media.base import ClipInfo, to_uint8
 from .rife.zoo import DEFAULT, ZOO
 
@@ -45,6 +47,9 @@ from .rife.zoo import DEFAULT, ZOO
 OWN, CORE, PACK = FOLDERS = ("rife", "frame_interpolation", "ComfyUI-Frame-Interpolation")
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")
 SECONDS_BETWEEN_PREVIEWS = 0.3
+#: ComfyUI's name for the moment when it has unloaded a model, as it does where others need memory:
+#: then what a run left on the GPU for the next one goes, too.
+ON_DETACH = "on_detach_after"
 _IMAGE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -302,7 +307,10 @@ def load_model(name: str, precision: str) -> ModelPatcher:
     network = rife.load_model(path, device=offload_device, dtype=dtype)
     # Looked up late: on start ComfyUI replaces the class by one with dynamic memory.
     patcher = getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)
-    return patcher(RIFE(network), load_device=device, offload_device=offload_device)
+    model = patcher(RIFE(network), load_device=device, offload_device=offload_device)
+    if hasattr(model, "add_callback"):  # stand-ins for ComfyUI lack it
+        model.add_callback(ON_DETACH, lambda *_: cards.release(network))
+    return model
 
 
 def resolve_model(model: ModelPatcher | str | None) -> ModelPatcher:
@@ -358,7 +366,7 @@ def empty_images(like: Tensor, frames: int) -> Tensor:
     device = model_management.intermediate_device()
     shape = (frames, *like.shape[1:])
     _check_memory(shape, dtype, device, "make fewer, or use RIFE Video Interpolate, file to file")
-    return torch.empty(shape, dtype=dtype, device=device)
+    return empty(shape, dtype, device)
 
 
 def _check_memory(

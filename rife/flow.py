@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .cancel import Cancel
-from .interpolate import check_frame
+from .interpolate import check_size, check_values
 from .network import Network, at_input_frame
 from .options import Options
 from .pairs import Pairs
@@ -59,7 +59,8 @@ def optical_flow(
     options = Options(**options)
     options.check(model)
     for index, frame in enumerate(frames):
-        check_frame(frame, index)
+        check_size(frame, index)
+        check_values(frame, index)
     flow = frames.new_empty((pairs, *frames.shape[1:3], 4), dtype=torch.float32)
     mask = frames.new_empty((pairs, *frames.shape[1:3]), dtype=torch.float32)
     with closing(Pairs(model, options, cancel)) as run:

@@ -2,16 +2,20 @@
 
 Input frames lie in slots on the device, each uploaded and prepared once. Calls of the network read
 them by the slots' numbers, so that a call is always the same work on the same memory: after the
-second it is recorded as a graph, and from there on replayed, which costs the CPU next to nothing.
+first it is captured as a graph, and from there on replayed, which costs the CPU next to nothing.
 Uploads, the network and downloads are three streams, which wait for each other by events alone;
-the CPU waits where it needs a finished frame, while the next are being made.
+the CPU waits where it needs a finished frame, while the next are being made. What a run has set up
+stays with its network for the next run.
 """
 
+import gc
 import logging
+import threading
+import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Hashable, Iterator, MutableMapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -21,11 +25,12 @@ from torch import Tensor
 from . import kernels
 from .engine import Engine, suits
 from .fused import FusedRun, fused_run
-from .memory import Job, first_line, is_out_of_memory
+from .memory import Job, first_line, free_memory, is_out_of_memory
 from .network import Network, Prepared
 from .options import Options
 from .tiles import colours, pad
 from .warp import resize
+from .workers import one_core_threads
 
 log = logging.getLogger(__name__)
 
@@ -35,26 +40,39 @@ T = TypeVar("T")
 MOST_PIXELS = 2**25
 #: On average, of levels in [0, 1], when rounding to 16 bits is all that differs.
 MOST_APART = 0.01
-#: Calls before the one that is recorded: cuDNN and Triton choose and compile in them.
-WARM_UP = 2
-#: Frames that are looked at beforehand: enough for a call, in bytes or as views of a batch.
-LOOK_AHEAD = 8
+#: Calls before the one that is captured: cuDNN and Triton choose and compile in them.
+WARM_UP = 1
+#: Items that the thread of `Device.aside` has ready.
+LOOK_AHEAD = 2
+#: What is kept between runs: of the device's memory this share, and of the CPU's pinned memory what
+#: runs need whose frames take at most so many bytes each (some ten of them at once).
+KEPT_SHARE, KEPT_STAGING = 1 / 16, 16 << 20
 
 
 class Device:
-    """What such a device does beside arithmetic. Tests have one that runs on the CPU, as late and
-    in as odd an order as its streams allow."""
+    """What such a device does beside arithmetic, for one run, from the thread that begins it. Tests
+    have one that runs on the CPU, as late and in as odd an order as its streams allow.
+
+    compute: the stream that the caller's own work is queued on.
+    """
 
     def __init__(self, device: torch.device):
         self.device = device
+        self.compute = torch.cuda.current_stream(device)
         self.uploads, self.downloads = torch.cuda.Stream(device), torch.cuda.Stream(device)
+        self._captures = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
         self._pins = True
 
     @property
-    def compute(self) -> torch.cuda.Stream:
-        """The stream that everything else of this process uses, too."""
-        return torch.cuda.current_stream(self.device)
+    def total_memory(self) -> int:
+        """Bytes."""
+        return torch.cuda.get_device_properties(self.device).total_memory
+
+    @property
+    def reserved_memory(self) -> int:
+        """Bytes that torch has taken of it."""
+        return torch.cuda.memory_reserved(self.device)
 
     def on(self, stream: torch.cuda.Stream, work: Callable[[], Any]) -> None:
         """Queue what `work` does."""
@@ -75,7 +93,8 @@ class Device:
 
     def empty(self, size: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Memory of the device."""
-        return torch.empty(tuple(size), dtype=dtype, device=self.device)
+        with torch.cuda.stream(self.compute):
+            return torch.empty(tuple(size), dtype=dtype, device=self.device)
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether its memory is the device's."""
@@ -90,22 +109,54 @@ class Device:
         go, it is used again once what was queued with it is done."""
         if self._pins:
             try:
-                return torch.empty(size, dtype=dtype, pin_memory=True)
+                return torch.empty(tuple(size), dtype=dtype, pin_memory=True)
             except RuntimeError as error:
                 self._pins = False
                 log.info("no pinned memory, so copies are slower (%s)", first_line(error))
-        return torch.empty(size, dtype=dtype)
+        return torch.empty(tuple(size), dtype=dtype)
 
-    def record(self, work: Callable[[], T]) -> tuple[T, Callable[[], None]]:
+    def capture(self, work: Callable[[], T]) -> tuple[T, Callable[[], None]]:
         """What `work` returns, and what does it all again, on the same memory. Nothing is done
         yet."""
+        try:
+            return self._capture(work)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        free_memory(self.device)  # in a capture, torch doesn't do that by itself
+        return self._capture(work)
+
+    def _capture(self, work: Callable[[], T]) -> tuple[T, Callable[[], None]]:
+        """Not by torch.cuda.graph, which empties everyone's caches first, and whose stream belongs
+        to the first GPU that it was used on."""
         graph = torch.cuda.CUDAGraph()
+        self._captures.wait_stream(self.compute)
         with (
+            _one_capture,
+            _no_garbage_collection(),
             torch.cuda.device(self.device),
-            torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+            torch.cuda.stream(self._captures),
         ):
-            made = work()
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                made = work()
+            except BaseException:
+                with suppress(RuntimeError):  # that it failed is known
+                    graph.capture_end()
+                raise
+            graph.capture_end()
+        self.compute.wait_stream(self._captures)
         return made, graph.replay
+
+    def on_this_stream(self, work: Callable[..., T]) -> Callable[..., T]:
+        """`work`, for other threads: they queue it on the stream that is current here."""
+        stream = torch.cuda.current_stream(self.device)
+
+        def queued(*args: Any) -> T:
+            with torch.cuda.device(self.device), torch.cuda.stream(stream):
+                return work(*args)
+
+        return queued
 
     def aside(self, items: Iterator[T]) -> Generator[T, None, None]:
         """`items`, found by a thread of its own; its look at frames on the device then waits for
@@ -114,7 +165,7 @@ class Device:
         stream.wait_stream(self.compute)
 
         def following() -> T | None:
-            with torch.cuda.stream(stream):
+            with torch.cuda.device(self.device), torch.cuda.stream(stream):
                 return next(items, None)
 
         with closing(found_ahead(following)) as found:
@@ -122,58 +173,80 @@ class Device:
                 self.compute.wait_stream(stream)
                 yield item
 
-    def drain(self) -> None:
-        """Wait for everything, and give staging's memory back, which torch keeps otherwise."""
-        torch.cuda.synchronize(self.device)
+    def synchronize(self) -> None:
+        """Wait for all that has been queued."""
+        for stream in (self.uploads, self.compute, self.downloads):
+            stream.synchronize()
+
+    def empty_staging(self) -> None:
+        """Give staging's memory back, which torch keeps otherwise."""
         if hasattr(torch._C, "_host_emptyCache"):
             torch._C._host_emptyCache()
         elif hasattr(getattr(torch, "accelerator", None), "empty_host_cache"):
             torch.accelerator.empty_host_cache()
 
 
-class Replays:
-    """Does work that is always the same, on the same memory: recorded, where that can be done."""
+#: Held while a graph is captured.
+_one_capture = threading.Lock()
 
-    def __init__(self, device: Device):
-        self._device = device
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """What it frees could be graphs and events, which a capture doesn't allow."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+class GraphCache:
+    """Does work that is always the same, on the same memory: captured as graphs, where that can be
+    done.
+
+    nbytes: of the device's memory that the graphs take.
+    """
+
+    def __init__(self) -> None:
+        self.nbytes = 0
         self._calls: dict[Hashable, int] = {}
-        self._recorded: dict[Hashable, tuple[Any, Callable[[], None]]] = {}
-        self._records = True
+        self._graphs: dict[Hashable, tuple[Any, Callable[[], None]]] = {}
+        self.may_capture = True
 
-    def __call__(self, name: Hashable, work: Callable[[], T]) -> T:
+    def __call__(self, device: Device, name: Hashable, work: Callable[[], T]) -> T:
         """What `work` returns. The next call of that name may write over it."""
-        if name not in self._recorded and self._records:
+        if name not in self._graphs and self.may_capture:
             self._calls[name] = self._calls.get(name, 0) + 1
             if self._calls[name] > WARM_UP:
-                self._record(name, work)
-        if name not in self._recorded:
+                self._capture(device, name, work)
+        if name not in self._graphs:
             return work()
-        made, replay = self._recorded[name]
+        made, replay = self._graphs[name]
         replay()
         return made
 
-    def _record(self, name: Hashable, work: Callable[[], Any]) -> None:
+    def _capture(self, device: Device, name: Hashable, work: Callable[[], Any]) -> None:
         """Only what a replay does right counts."""
+        reserved = device.reserved_memory
         try:
-            made, replay = self._device.record(work)
+            made, replay = device.capture(work)
+            self.nbytes += max(0, device.reserved_memory - reserved)
             wanted = [x.clone() for x in _tensors(work())]
             replay()
             for one, other in zip(_tensors(made), wanted, strict=True):
                 if not torch.allclose(one.float(), other.float(), 1e-2, 1e-2, equal_nan=True):
                     raise RuntimeError("a replay made something else")
-            self._recorded[name] = made, replay
+            self._graphs[name] = made, replay
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            self._records = False
+            self.may_capture = False
             log.warning(
-                "the device's work can't be recorded as a graph, so frames take longer (%s)",
+                "the device's work can't be captured as a graph, so frames take longer (%s)",
                 first_line(error),
             )
-
-    def clear(self) -> None:
-        """Forget all, and give their memory back."""
-        self._recorded.clear()
 
 
 class Card:
@@ -199,27 +272,55 @@ class Card:
         slots = 2 * batch + 1
         self._images = device.empty((slots, *size), dtype)
         self._prepared: Prepared | None = None
+        self._slot = device.empty((1,), torch.int64)
+        self._orders: dict[int, Tensor] = {}
+        self._graphs = GraphCache()
+        self.begin(device)
+
+    def begin(self, device: Device) -> None:
+        """Be ready for a run on the streams of `device`, with no frame of another run."""
+        slots = len(self._images)
+        self.device, self._graphs.may_capture = device, True
         self._held: list[Tensor | None] = [None] * slots
         self._read: list[Any] = [None] * slots  # the event after the last call that did
         self._used = [0] * slots  # the number of that call
         self._call = 0
-        self._slot = device.empty((1,), torch.int64)
-        self._orders: dict[int, Tensor] = {}
-        self._replays = Replays(device)
         # That memory may have been others', whose work is still queued.
         device.wait(device.uploads, device.mark(device.compute))
 
+    @property
+    def nbytes(self) -> int:
+        """Of the device's memory."""
+        tensors = [self._images, self._slot, *self._orders.values()]
+        if self._prepared:
+            tensors += [self._prepared.seen, *self._prepared.pyramid]
+        weights = self.engine.network.parameters()  # the engine has its own
+        return self._graphs.nbytes + sum(x.nbytes for x in (*tensors, *weights))
+
     @torch.inference_mode()
-    def make(self, jobs: Sequence[Job]) -> tuple[Tensor, Tensor]:
+    def make(
+        self,
+        jobs: Sequence[Job],
+        staged: MutableMapping[Tensor, Tensor] | None = None,
+        *,
+        fill: bool = False,
+    ) -> tuple[Tensor, Tensor]:
         """Queue the making of `batch` frames or fewer.
+
+        staged: frames -> what `stage` made of them. fill: of fewer jobs, make a call of `batch`
+        nevertheless, as calls of another size take a second to set up; for the last of many.
 
         Returns the frames, (B, H, W, C) on the device, of the dtype they lie in; and doubts, (B,)
         float32: NaN where a frame is, 1 where it is wrong, as the network would have doubled its
         scales, and 0 where all is well.
         """
         self._call += 1
+        count = len(jobs)
+        if fill:
+            jobs = [*jobs, *[jobs[-1]] * (self.batch - count)]
+        staged = {} if staged is None else staged
         with best_convolutions():
-            slots = [[self._place(frame) for frame in job[:2]] for job in jobs]
+            slots = [[self._place(frame, staged) for frame in job[:2]] for job in jobs]
             batch, order = len(jobs), self.device.staging((3, len(jobs)), torch.int32)
             order[:2] = torch.tensor(slots).T
             times = torch.tensor([float(job.timestep) for job in jobs], dtype=torch.float32)
@@ -232,7 +333,7 @@ class Card:
 
             def work() -> None:
                 target.copy_(order, non_blocking=True)
-                made = self._replays(batch, lambda: self._made(target))
+                made = self._graphs(self.device, batch, lambda: self._made(target))
                 frames.copy_(made[0])  # a replay writes to where the last one did
                 doubts.copy_(made[1])
 
@@ -241,7 +342,7 @@ class Card:
             done = self.device.mark(compute)
             for slot in {slot for pair in slots for slot in pair}:
                 self._read[slot] = done
-        return frames, doubts
+        return frames[:count], doubts[:count]
 
     def _made(self, order: Tensor) -> tuple[Tensor, Tensor]:
         """order: (3, B), slots of the first and the second frames, and timesteps' bits."""
@@ -275,31 +376,35 @@ class Card:
             x = x / 255
         return pad(x.contiguous(), self.engine.network.side_multiple(self._scale))
 
-    def _place(self, frame: Tensor) -> int:
+    def _place(self, frame: Tensor, staged: MutableMapping[Tensor, Tensor]) -> int:
         """The slot that has `frame`, if need be from now on; in use by this call."""
         slot = next((i for i, held in enumerate(self._held) if held is frame), None)
         if slot is None:
             slot = min(range(len(self._used)), key=self._used.__getitem__)
-            self._upload(frame, slot)
+            self._held[slot] = None  # until the new one is there
+            self._upload(frame, staged.pop(frame, None), slot)
             self._held[slot] = frame
         self._used[slot] = self._call
         return slot
 
-    def _upload(self, frame: Tensor, slot: int) -> None:
+    def _upload(self, frame: Tensor, staged: Tensor | None, slot: int) -> None:
         device, compute = self.device, self.device.compute
         target = self._images[slot]
         if device.holds(frame):
             source, stream = frame, compute
             device.lend(frame, compute)
         else:
-            source = device.staging(frame.shape, target.dtype)
-            source.copy_(frame)
-            stream = device.uploads
+            source, stream = staged, device.uploads
+            if source is None:
+                source = stage(device, frame, target.dtype)
             if self._read[slot] is not None:
                 device.wait(stream, self._read[slot])
 
         def upload() -> None:
-            target.copy_(source, non_blocking=True)
+            there = source
+            if source.stride() != target.stride():  # as it lies: the device turns it round
+                there = source.to(target.device, non_blocking=True)
+            target.copy_(there, non_blocking=True)
             if target.is_floating_point():
                 target.clamp_(0, 1)
 
@@ -310,7 +415,7 @@ class Card:
 
         def prepare() -> None:
             self._slot.copy_(number, non_blocking=True)
-            self._replays("prepare", self._prepare)
+            self._graphs(device, "prepare", self._prepare)
 
         device.on(compute, prepare)
 
@@ -348,27 +453,106 @@ class Card:
 
         return get
 
-    def close(self) -> None:
-        """Give the device's memory back, when it is done with what is queued."""
-        self.device.drain()
-        self._replays.clear()
-        self._prepared = None
-        self._images = self._slot = torch.empty(0)
-        self._orders.clear()
-        self._held.clear()
+    def end(self) -> None:
+        """Wait for what is queued, and forget the run's frames."""
+        self.device.synchronize()
+        self._held = [None] * len(self._held)
+        self._read = [None] * len(self._read)
+        if self._images[0].nbytes > KEPT_STAGING:
+            self.device.empty_staging()
+
+
+def stage(device: Device, frame: Tensor, dtype: torch.dtype) -> Tensor:
+    """A copy of a frame of the CPU's that the device can fetch, of the dtype it is carried in; its
+    values lie in the order in which the frame's do, where they lie close together."""
+    order = sorted(range(frame.ndim), key=frame.stride, reverse=True)
+    if not (ordered := frame.permute(order)).is_contiguous():
+        ordered, order = frame, range(frame.ndim)
+    target = device.staging(ordered.shape, dtype).copy_(ordered)
+    return target.permute([order.index(i) for i in range(frame.ndim)])
 
 
 def found_ahead(following: Callable[[], T | None]) -> Generator[T, None, None]:
     """What `following` returns, call for call, up to the first None: called in another thread, some
-    calls ahead. Closed, it waits for the call that is under way."""
-    thread = ThreadPoolExecutor(1, "frames")
+    calls ahead, as inference if the caller is. Closed, it waits for the call that is under way."""
+    inference = torch.is_inference_mode_enabled()
+
+    def call() -> T | None:
+        with torch.inference_mode(inference):
+            return following()
+
+    thread = one_core_threads(1, "frames")
     try:
-        coming = deque(thread.submit(following) for _ in range(LOOK_AHEAD))
+        coming = deque(thread.submit(call) for _ in range(LOOK_AHEAD))
         while (item := coming.popleft().result()) is not None:
-            coming.append(thread.submit(following))
+            coming.append(thread.submit(call))
             yield item
     finally:
         thread.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """A card between two runs; weights: see Network.weights_state."""
+
+    network: "weakref.ref[Network]"
+    weights: Hashable
+    kind: Hashable
+    card: Card
+
+
+class CardCache:
+    """Cards, for the next run of their network; each at rest, and with one run at a time.
+
+    They go with their network, when its weights change, and when they take more than KEPT_SHARE of
+    the device's memory, the oldest first.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._kept: list[_Kept] = []  # the newest last
+
+    def take(self, network: Network, kind: Hashable) -> Card | None:
+        """A card of this kind that `network` left here, as its weights are now."""
+        weights = network.weights_state()
+        with self._lock:
+            mine = [kept for kept in self._kept if kept.network() is network]
+            stale = [kept for kept in mine if kept.weights != weights]
+            fits = [kept for kept in mine if kept.weights == weights and kept.kind == kind][-1:]
+            self._drop([*stale, *fits])
+        return fits[0].card if fits else None
+
+    def put(self, network: Network, weights: Hashable, kind: Hashable, card: Card) -> None:
+        """Keep a card at rest; weights: the state that it was made of."""
+        alive = weakref.ref(network, lambda _: self._drop_dead())
+        device, room = card.device, KEPT_SHARE * card.device.total_memory
+        with self._lock:
+            self._kept.append(_Kept(alive, weights, kind, card))
+            for kept in reversed(self._kept):
+                if kept.card.device.device == device.device:
+                    room -= kept.card.nbytes
+                    if room < 0:
+                        self._drop([kept])
+
+    def release(self, network: Network | None = None) -> bool:
+        """Give back the memory of those of a network, or of all. Returns whether there were any."""
+        with self._lock:
+            gone = [kept for kept in self._kept if network is None or kept.network() is network]
+            self._drop(gone)
+        for device in {kept.card.device for kept in gone}:
+            device.empty_staging()
+        return bool(gone)
+
+    def _drop_dead(self) -> None:
+        with self._lock:
+            self._drop([kept for kept in self._kept if kept.network() is None])
+
+    def _drop(self, gone: Sequence[_Kept]) -> None:
+        self._kept = [kept for kept in self._kept if kept not in gone]
+
+
+#: Of this process.
+cards = CardCache()
 
 
 def device_of(model: Network) -> Device | None:
@@ -451,13 +635,29 @@ def carried(dtype: torch.dtype, network: torch.dtype) -> torch.dtype:
 def best_convolutions() -> Iterator[None]:
     """Let cuDNN try its algorithms, of those that give the same bits each time, on the first call
     of a size; after it, the settings are again what others chose. AMD's takes minutes for that."""
-    cudnn = torch.backends.cudnn
-    before = cudnn.benchmark, cudnn.deterministic
-    cudnn.benchmark, cudnn.deterministic = torch.version.hip is None, True
+    _count_cudnn_users(1)
     try:
         yield
     finally:
-        cudnn.benchmark, cudnn.deterministic = before
+        _count_cudnn_users(-1)
+
+
+_cudnn_lock = threading.Lock()
+_cudnn_users = 0
+_cudnn_before = False, False
+
+
+def _count_cudnn_users(change: int) -> None:
+    """The first one sets what is best, the last one puts back what was."""
+    global _cudnn_users, _cudnn_before
+    cudnn = torch.backends.cudnn
+    with _cudnn_lock:
+        if not _cudnn_users:
+            _cudnn_before = cudnn.benchmark, cudnn.deterministic
+            cudnn.benchmark, cudnn.deterministic = torch.version.hip is None, True
+        _cudnn_users += change
+        if not _cudnn_users:
+            cudnn.benchmark, cudnn.deterministic = _cudnn_before
 
 
 def _tensors(made: Sequence[Tensor | None]) -> list[Tensor]:

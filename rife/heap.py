@@ -1,15 +1,20 @@
-"""Keeps the memory that a frame frees for the next one.
+"""What the system takes for memory: keeps what a frame frees for the next one, and asks for large
+pages for results.
 
 glibc hands large blocks back to the system at once, which hands them out again page by page, each
-cleared: up to a third of a frame's time on a CPU. PyTorch keeps freed memory on GPUs alone.
+cleared: up to a third of a frame's time on a CPU. PyTorch keeps freed memory on GPUs alone. What is
+written for the first time, as results are, is five times as fast in pages of 2 MB.
 """
 
 import ctypes
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+
+import torch
+from torch import Tensor
 
 #: Parameters of mallopt(3): their numbers, their values while memory is kept, and after. Those are
 #: glibc's own at the start; the thresholds, which it raises by itself, are as high as it goes.
@@ -19,6 +24,8 @@ _PARAMETERS = {
     "M_MMAP_THRESHOLD": (-3, 32 << 20, 32 << 20),
     "M_MMAP_MAX": (-4, 0, 65536),
 }
+#: Of madvise(2) on Linux; and bytes of a large page.
+_MADV_HUGEPAGE, _LARGE_PAGE = 14, 2 << 20
 _lock = threading.Lock()
 _keepers = 0
 
@@ -54,3 +61,14 @@ def _glibc() -> ctypes.CDLL | None:
         return None
     library = ctypes.CDLL(None)
     return library if hasattr(library, "gnu_get_libc_version") else None
+
+
+def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """As torch.empty, in large pages where Linux has some for the asking."""
+    made = torch.empty(tuple(shape), dtype=dtype, device=device)
+    if sys.platform == "linux" and made.device.type == "cpu" and made.nbytes >= 2 * _LARGE_PAGE:
+        start = -(-made.data_ptr() // _LARGE_PAGE) * _LARGE_PAGE
+        end = (made.data_ptr() + made.nbytes) // _LARGE_PAGE * _LARGE_PAGE
+        size = ctypes.c_size_t(end - start)
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), size, _MADV_HUGEPAGE)  # or it says no
+    return made

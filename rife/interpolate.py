@@ -7,6 +7,7 @@ all run `_stream`.
 import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -17,13 +18,14 @@ import torch
 from torch import Tensor
 
 from .cancel import Cancel, stop_if_cancelled
-from .heap import freed_memory_kept
+from .heap import empty, freed_memory_kept
 from .media.base import Frame
 from .network import Network, at_input_frame
 from .options import Options
 from .pairs import Pairs
 from .scene import CutDetector, even_out, is_duplicate, thumbnail
 from .timeline import HALF, Schedule, Timeline, parse_multiplier
+from .workers import finish, frames_ahead, submit
 
 log = logging.getLogger(__name__)
 
@@ -104,15 +106,15 @@ def interpolate(
         timeline = Timeline(parse_multiplier(multiplier), loop=loop)
     total = timeline.count(len(frames))
     if out is None:
-        out = frames.new_empty((total, *frames.shape[1:]))
+        out = empty((total, *frames.shape[1:]), frames.dtype, frames.device)
     elif out.shape != (total, *frames.shape[1:]):
         raise ValueError(f"out is {tuple(out.shape)}, not {(total, *frames.shape[1:])}")
 
-    with closing(_stream(model, frames, timeline, Options(**options), cancel, summary)) as stream:
-        for i, frame in enumerate(stream):
-            out[i] = frame.image
+    stream = _stream(model, frames, timeline, Options(**options), cancel, summary, out=out)
+    with closing(stream):
+        for done, frame in enumerate(stream, 1):
             if progress:
-                progress(i + 1, total, out[i])
+                progress(done, total, frame.image)
     return out
 
 
@@ -154,27 +156,60 @@ def _stream(
     cancel: Cancel | None,
     summary: Summary | None,
     frame_rate: Fraction = Fraction(1),
+    out: Tensor | None = None,
 ) -> Generator[OutputFrame, None, None]:
-    """As interpolate_stream, but that new frames have the dtype that `Pairs` gives them."""
+    """As interpolate_stream, but that new frames have the dtype that `Pairs` gives them; or, where
+    `out` is given, that all are written to it and lie there."""
     options.check(model)
     summary = summary or Summary()
     run = _Run(model, options, timeline, frame_rate, cancel, summary)
-    begun: deque[tuple[Sequence[_Step], Iterator[Tensor]]] = deque()
-    keys = _keys(frames, timeline, options, cancel, summary)
+    keys = _keys(frames, timeline, options, cancel, summary, run.pairs)
     steps = run.pairs.aside(run.steps(keys))
+    output = run.frames(steps)
+    if out is not None:
+        output = _write(output, out, beside=run.pairs.is_beside_cpu)
     with freed_memory_kept() if model.device.type == "cpu" else nullcontext():
         try:
-            for group in run.groups(steps):
-                begun.append((group, run.begin(group)))
-                if len(begun) > run.pairs.ahead:
-                    yield from run.output(*begun.popleft())
-            while begun:
-                yield from run.output(*begun.popleft())
+            yield from output
         finally:
             steps.close()  # first, as it may be a thread that runs the rest
             keys.close()
-            begun.clear()
+            output.close()
             run.pairs.close()
+
+
+def _write(
+    frames: Generator[OutputFrame, None, None], out: Tensor, beside: bool
+) -> Generator[OutputFrame, None, None]:
+    """Copy `frames` to their places in `out`, and yield them there, in order; beside: by several
+    threads while the next are made, between memories of the CPU. Once closed, nobody writes any
+    more."""
+    pending: deque[tuple[OutputFrame, Future]] = deque()
+    beside = beside and out.device.type == "cpu"
+    with closing(frames):
+        try:
+            for frame, place in zip(frames, out, strict=True):
+                written = frame._replace(image=place)
+                if beside and frame.image.device.type == "cpu":
+                    copy = submit(_copy, frame.image, place)
+                else:
+                    copy = Future()
+                    copy.set_result(_copy(frame.image, place))
+                pending.append((written, copy))
+                while pending and (len(pending) > 2 * frames_ahead(place) or pending[0][1].done()):
+                    written, copy = pending.popleft()
+                    copy.result()
+                    yield written
+            for written, copy in pending:
+                copy.result()
+                yield written
+        finally:
+            finish(copy for _, copy in pending)
+
+
+@torch.inference_mode()
+def _copy(source: Tensor, target: Tensor) -> None:
+    target.copy_(source)
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,6 +250,12 @@ class _Step:
         """The timesteps at which no input frame lies."""
         return [t for t in self.timesteps if 0 < t < 1]
 
+    def split(self, count: int) -> "tuple[_Step, _Step]":
+        """Up to the first `count` of the new frames, and from there on."""
+        end = self.timesteps.index(self.new[count])
+        head, tail = self.timesteps[:end], self.timesteps[end:]
+        return replace(self, timesteps=head), replace(self, timesteps=tail)
+
 
 def _keys(
     frames: Iterable[Tensor | Frame],
@@ -222,11 +263,12 @@ def _keys(
     options: Options,
     cancel: Cancel | None,
     summary: Summary,
+    pairs: Pairs,
 ) -> Generator[_KeyFrame, None, None]:
     """The frames, and what follows the last where the timeline closes; without those that repeat,
     if that is asked."""
     latest: deque[_KeyFrame] = deque(maxlen=2)
-    with closing(_placed(frames, timeline, options, cancel, summary)) as placed:
+    with closing(_placed(frames, timeline, options, cancel, summary, pairs)) as placed:
         if not options.duplicates:
             yield from (key for key, _ in placed)
             return
@@ -252,12 +294,33 @@ def _placed(
     options: Options,
     cancel: Cancel | None,
     summary: Summary,
+    pairs: Pairs,
 ) -> Generator[tuple[_KeyFrame, bool], None, None]:
     """The frames, and whether each repeats the ones before, if that is asked."""
     detect_cuts = options.cuts != "ignore" and options.cut_sensitivity > 0
     cuts = CutDetector(options.cut_sensitivity)
     first = before = run = None
     within_range = True
+
+    def checked() -> Iterator[tuple[int, Frame]]:
+        size = None
+        for index, frame in enumerate(frames):
+            stop_if_cancelled(cancel)
+            if not isinstance(frame, Frame):
+                frame = Frame(frame, Fraction(index), Fraction(1))
+            check_size(frame.image, index, size)
+            size = frame.image.shape
+            yield index, frame
+
+    def examine(item: tuple[int, Frame]) -> tuple[int, Frame, bool, Tensor | None]:
+        """What needs no other frame."""
+        index, frame = item
+        is_within = check_values(frame.image, index)
+        small = thumbnail(frame.image) if detect_cuts or options.duplicates else None
+        if detect_cuts:
+            cuts.describe(small)
+        pairs.stage(frame.image)
+        return index, frame, is_within, small
 
     def in_shot(key: _KeyFrame) -> _KeyFrame:
         if before is None:
@@ -266,34 +329,39 @@ def _placed(
         summary.cuts += cut and not key.follows_gap
         return replace(key, shot=before.shot + (cut or key.follows_gap))
 
-    for index, frame in enumerate(frames):
-        stop_if_cancelled(cancel)
-        if not isinstance(frame, Frame):
-            frame = Frame(frame, Fraction(index), Fraction(1))
-        if not check_frame(frame.image, index, like=before and before.image) and within_range:
-            log.warning("frames have values outside [0, 1]; new frames are made from clamped ones")
-            within_range = False
-        key = in_shot(
-            _KeyFrame(
-                index,
-                frame.image,
-                thumbnail(frame.image) if detect_cuts or options.duplicates else None,
-                timeline.place(index, frame.time),
-                frame.time,
-                frame.duration,
-                before and frame.time - before.time,
-                follows_gap=frame.follows_gap,
+    with (
+        closing(checked()) as items,
+        closing(pairs.map(examine, items, lambda item: frames_ahead(item[1].image))) as examined,
+    ):
+        for index, frame, is_within, small in examined:
+            if not is_within and within_range:
+                log.warning(
+                    "frames have values outside [0, 1]; new frames are made from clamped ones"
+                )
+                within_range = False
+            key = in_shot(
+                _KeyFrame(
+                    index,
+                    frame.image,
+                    small,
+                    timeline.place(index, frame.time),
+                    frame.time,
+                    frame.duration,
+                    before and frame.time - before.time,
+                    follows_gap=frame.follows_gap,
+                )
             )
-        )
-        # Not with the frame before: a slow drift would go unseen from frame to frame.
-        repeats = bool(options.duplicates and run and is_duplicate(run.thumbnail, key.thumbnail))
-        repeats = repeats and not key.follows_gap
-        summary.given += 1
-        summary.repeats += repeats
-        yield key, repeats
-        before, run = key, run if repeats else key
-        if timeline.loop:
-            first = first or key
+            # Not with the frame before: a slow drift would go unseen from frame to frame.
+            repeats = bool(
+                options.duplicates and run and is_duplicate(run.thumbnail, key.thumbnail)
+            )
+            repeats = repeats and not key.follows_gap
+            summary.given += 1
+            summary.repeats += repeats
+            yield key, repeats
+            before, run = key, run if repeats else key
+            if timeline.loop:
+                first = first or key
     if before and timeline.closes:
         end = before.time + before.duration
         place = timeline.place(before.index + 1, end)
@@ -340,16 +408,31 @@ class _Run:
                 )
                 yield _Step(first, second, piece, is_motion)
 
+    def frames(self, steps: Iterable[_Step]) -> Generator[OutputFrame, None, None]:
+        """What is shown, a few calls of the network after they have begun."""
+        begun: deque[tuple[Sequence[_Step], Iterator[Tensor]]] = deque()
+        for group in self.groups(steps):
+            begun.append((group, self.begin(group)))
+            if len(begun) > self.pairs.ahead:
+                yield from self.output(*begun.popleft())
+        while begun:
+            yield from self.output(*begun.popleft())
+
     def groups(self, steps: Iterable[_Step]) -> Iterator[list[_Step]]:
         """`steps`, in such groups that the network's calls make good use of the device."""
         group: list[_Step] = []
+        runs = 0
         for step in steps:
+            most = self.pairs.at_once(step.first.image) if runs or step.is_motion else 0
+            while step.is_motion and self.pairs.fills_calls and runs + len(step.new) > most:
+                part, step = step.split(most - runs)
+                yield [*group, part]
+                group, runs = [], 0
             group.append(step)
-            runs = sum(len(step.new) for step in group if step.is_motion)
-            most = self.pairs.at_once(step.first.image) if runs else 0
+            runs += len(step.new) if step.is_motion else 0
             if runs >= most or len(group) >= most:
                 yield group
-                group = []
+                group, runs = [], 0
         if group:
             yield group
 
@@ -414,24 +497,31 @@ def _fade(first: Tensor, second: Tensor, share: float) -> Tensor:
     return (mixed if first.is_floating_point() else mixed.round()).to(first.dtype)
 
 
-def check_frame(image: Tensor, index: int, like: Tensor | None = None) -> bool:
-    """Raise ValueError unless `image` can be frame number `index`, after one `like` it. Returns
-    whether all its values are within [0, 1]."""
+def check_size(image: Tensor, index: int, size: Sequence[int] | None = None) -> None:
+    """Raise ValueError unless `image` can be frame number `index`, after those of `size`, as far as
+    that can be told without its values."""
     where = f"frame {index}"
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or 0 in image.shape:
         raise ValueError(
             f"{where} is {tuple(image.shape)}, not (height, width, channels) of 1, 3 or 4 channels"
         )
-    if like is not None and image.shape != like.shape:
+    if size is not None and image.shape != size:
         raise ValueError(
-            f"{where} is {_size(image)}, but the frames before are {_size(like)}: "
+            f"{where} is {_size(image.shape)}, but the frames before are {_size(size)}: "
             "all frames must be of one size"
         )
+    if image.dtype != torch.uint8 and not image.is_floating_point():
+        raise ValueError(f"{where} is {image.dtype}; frames are float (0 to 1) or uint8 (0 to 255)")
+
+
+def check_values(image: Tensor, index: int) -> bool:
+    """Raise ValueError unless the values of `image` can be a frame's. Returns whether all are
+    within [0, 1]."""
     if image.dtype == torch.uint8:
         return True
-    if not image.is_floating_point():
-        raise ValueError(f"{where} is {image.dtype}; frames are float (0 to 1) or uint8 (0 to 255)")
-    low, high = (float(x) for x in torch.aminmax(image))
+    where = f"frame {index}"
+    order = sorted(range(image.ndim), key=image.stride, reverse=True)  # as they lie: it is faster
+    low, high = torch.stack(torch.aminmax(image.permute(order))).tolist()
     if not (low > float("-inf") and high < float("inf")):  # NaN fails both
         raise ValueError(
             f"{where} has NaN or infinite values: whatever made it failed (a VAE in float16 is a "
@@ -445,6 +535,6 @@ def check_frame(image: Tensor, index: int, like: Tensor | None = None) -> bool:
     return low >= 0 and high <= 1
 
 
-def _size(image: Tensor) -> str:
-    height, width, channels = image.shape
+def _size(shape: Sequence[int]) -> str:
+    height, width, channels = shape
     return f"{width}x{height} with {channels} channels"

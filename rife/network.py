@@ -1,6 +1,6 @@
 """What every RIFE network answers, so that nothing above it asks which one it has."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -191,6 +191,8 @@ class Network(nn.Module):
     refine_bytes_per_pixel: int = 0
     #: Parts of the state dict that serve training alone; checkpoints may lack or carry them.
     training_only: ClassVar[tuple[str, ...]] = ("block_tea.", "teacher.", "caltime.")
+    #: The state of those that check_weights has found sound.
+    _checked_weights: Hashable = None
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor]) -> "Network | None":
@@ -241,12 +243,24 @@ class Network(nn.Module):
         if not motion.checksum().isfinite().all():
             raise self.non_finite_error()
 
+    def weights_state(self) -> Hashable:
+        """Changes when weights are replaced, moved or written to; but not by writing to their
+        `.data`, or in inference mode to what was made in it: torch does not count that."""
+        return tuple(
+            (x.data_ptr(), x.dtype, x.device, None if x.is_inference() else x._version)
+            for x in (*self.parameters(), *self.buffers())
+        )
+
     def check_weights(self) -> None:
         """Raises NonFiniteError for weights that were lost in the conversion to their dtype."""
-        if self.dtype != torch.float32:  # what is loaded is finite in float32
+        if self.dtype == torch.float32:  # what is loaded is finite in float32
+            return
+        state = self.weights_state()
+        if state != self._checked_weights:
             sums = [weight.sum(dtype=torch.float32) for weight in self.parameters()]
             if not torch.stack(sums).isfinite().all():
                 raise self.non_finite_error("has weights that are too large for it")
+            self._checked_weights = state
 
     def non_finite_error(
         self, what: str = "made a frame of NaN or infinite values"

@@ -4,9 +4,10 @@ Where memory is short, calls of the network become smaller: fewer timesteps at o
 the frames, then all of it on the CPU. Whole frames on GPUs are the business of gpu.py.
 """
 
+import copy
 import logging
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -17,17 +18,19 @@ from einops import rearrange
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from . import gpu
+from . import gpu, kernels
 from .cancel import Cancel, stop_if_cancelled
 from .engine import Engine
-from .memory import Job, Ladder, Way, first_line, is_out_of_memory
+from .memory import Job, Ladder, Way, first_line, free_memory, is_out_of_memory
 from .network import Motion, Network, Prepared
 from .options import Options
 from .tiles import colours, pad
 from .timeline import HALF, nearest_dyadic
+from .workers import map_ahead
 
 log = logging.getLogger(__name__)
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -77,30 +80,74 @@ class Pairs:
         self._engine: Engine | None = None
         self._whole = WeakIdKeyDictionary()  # frame -> _Ready
         self._said = False
+        self._weights = model.weights_state()
         self._device = gpu.device_of(model)
         self._card: gpu.Card | None = None
+        self._kind: Hashable = None  # of card: what it is for
+        self._staged = WeakIdKeyDictionary()  # frame -> what gpu.stage made of it
+
+    @property
+    def is_beside_cpu(self) -> bool:
+        """Whether the device leaves the CPU free for other work meanwhile."""
+        return self._device is not None
+
+    @property
+    def fills_calls(self) -> bool:
+        """Whether calls of fewer frames than `at_once` cost as much as full ones."""
+        return self.is_beside_cpu and self.model.any_timestep
 
     @property
     def ahead(self) -> int:
         """How many calls of `all_between` had best be made before the first one's frames are
         taken."""
-        return 1 if self._device else 0
+        return 2 if self._device else 0
 
     def aside(self, items: Iterator[T]) -> Generator[T, None, None]:
         """`items`, found beside what else is done where the device allows it; to be used for what
         looks at frames before they come here. Once closed, nothing looks for them any more."""
         return self._device.aside(items) if self._device else (item for item in items)
 
+    def map(
+        self, function: Callable[[S], T], items: Iterable[S], ahead: Callable[[S], int]
+    ) -> Generator[T, None, None]:
+        """As workers.map_ahead where the device leaves the CPU free, else as `map`."""
+        if self._device:
+            return map_ahead(self._device.on_this_stream(function), items, ahead)
+        return (function(item) for item in items)
+
+    @torch.inference_mode()
+    def stage(self, frame: Tensor) -> None:
+        """Do what can be done for a frame, in any thread, before it is part of a pair."""
+        if self._device and not self.options.tta and not self._device.holds(frame):
+            dtype = gpu.carried(frame.dtype, self.model.dtype)
+            self._staged[frame] = gpu.stage(self._device, frame, dtype)
+
     def close(self) -> None:
-        """Give memory back."""
+        """Give memory back, but for what the next run of the network starts from."""
         self._whole.clear()
+        self._staged.clear()
         self._engine = None
-        self._drop_card()
+        self._leave_card()
+
+    def _leave_card(self) -> None:
+        """To the next run."""
+        card, self._card = self._card, None
+        if card and self._end(card):
+            gpu.cards.put(self.model, self._weights, self._kind, card)
 
     def _drop_card(self) -> None:
-        if self._card:
-            self._card.close()
-        self._card = None
+        card, self._card = self._card, None
+        if card:
+            self._end(card)
+
+    def _end(self, card: gpu.Card) -> bool:
+        """Whether the device still works."""
+        try:
+            card.end()
+        except RuntimeError as error:  # and no other error is hidden by it
+            log.warning("the device failed at the end of a run (%s)", first_line(error))
+            return False
+        return True
 
     def at_once(self, frame: Tensor) -> int:
         """How many frames like `frame`, (H, W, C), had best be asked for in one call."""
@@ -140,7 +187,8 @@ class Pairs:
         """What waits for each of the frames."""
         self._forget_all_but([frame for pair in pairs for frame in pair[:2]])
         if self.model.any_timestep or all(set(timesteps) <= {HALF} for *_, timesteps in pairs):
-            made = self._made([Job(a, b, t) for a, b, ts in pairs for t in ts], self._frames)
+            jobs = [Job(a, b, t) for a, b, ts in pairs for t in ts]
+            made = self._made(jobs, partial(self._frames, fill=True))
         else:
             made = (frame for a, b, ts in pairs if ts for frame in self._bisect(a, b, ts))
         for frame in made:
@@ -218,18 +266,21 @@ class Pairs:
             if made is None:
                 self._whole.clear()
                 self._drop_card()
-                self._ladder.step_down(way, left[0].first, reason)
+                if gpu.cards.release():
+                    free_memory(self.model.device)
+                else:
+                    self._ladder.step_down(way, left[0].first, reason)
             else:
                 yield from made
                 del left[: way.batch]
 
-    def _frames(self, way: Way, jobs: Sequence[Job]) -> Iterable[_Made]:
-        """The new frames."""
+    def _frames(self, way: Way, jobs: Sequence[Job], fill: bool = False) -> Iterable[_Made]:
+        """The new frames; fill: see Card.make."""
         card = self._card_for(way, jobs[0].first)
         if card is None:
             return self._by(way, jobs, self._render)
         stop_if_cancelled(self.cancel)
-        frames, doubts = card.make(jobs)
+        frames, doubts = card.make(jobs, self._staged, fill=fill)
         doubts = card.download(doubts)
         return [
             _Made(job, frame, (lambda i=i: float(doubts()[i]),), card)
@@ -241,14 +292,23 @@ class Pairs:
         if not self._device or way.model is not self.model or way.tiles or self.options.tta:
             return None
         dtype = gpu.carried(frame.dtype, way.model.dtype)  # also of a frame that was made so
-        card, like = self._card, (tuple(frame.shape), dtype)
-        if card is None or (card.size, card.dtype) != like or card.batch < way.batch:
-            self._drop_card()
-            batch = max(way.batch, self.at_once(frame))
-            scale = self.options.scale_for(*frame.shape[:2])
-            engine = gpu.engine_for(way.model, frame.shape[:2], scale)
-            self._card = gpu.Card(engine, self.options, self._device, *like, batch)
+        card, size = self._card, tuple(frame.shape)
+        if card is None or (card.size, card.dtype) != (size, dtype) or card.batch < way.batch:
+            self._leave_card()
+            self._card = self._found_card(size, dtype, max(way.batch, self.at_once(frame)))
         return self._card
+
+    def _found_card(self, size: tuple[int, int, int], dtype: torch.dtype, batch: int) -> gpu.Card:
+        """One that an earlier run left, or a new one."""
+        options, scale = self.options, self.options.scale_for(*size[:2])
+        self._kind = size, dtype, scale, options.ensemble, options.refine, kernels.names()
+        card = gpu.cards.take(self.model, self._kind)
+        if card and card.batch >= batch:
+            card.begin(self._device)
+            return card
+        # A copy, of the same weights: the network goes when its owner lets go of it.
+        engine = gpu.engine_for(copy.copy(self.model), size[:2], scale)
+        return gpu.Card(engine, options, self._device, size, dtype, batch)
 
     def _taken(self, made: _Made, like: Tensor) -> Callable[[], Tensor]:
         """What waits for a frame, on the device of `like`."""

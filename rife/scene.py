@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 T = TypeVar("T")
 
@@ -77,7 +78,8 @@ class CutDetector:
             raise ValueError(f"sensitivity is {sensitivity}, but must be from 0 to 1")
         self.sensitivity = sensitivity
         self._unrest = 0.0
-        self._seen: deque[tuple[Tensor, _Look]] = deque(maxlen=FLASH + 2)
+        self._described = WeakIdKeyDictionary()  # thumbnail -> _Description
+        self._seen: deque[_Description] = deque(maxlen=FLASH + 2)
 
     def is_cut(self, before: Tensor, after: Tensor) -> bool:
         """Whether a new shot begins at `after`. Both are thumbnails of one size."""
@@ -86,10 +88,13 @@ class CutDetector:
 
     def score(self, before: Tensor, after: Tensor) -> float:
         """From 0 or less (the same picture) to 1 (nothing in common); remembers the pair."""
-        one, other = self._look(before), self._look(after)
+        one, other = self.describe(before), self.describe(after)
+        for each in (one, other):
+            if not (self._seen and self._seen[-1] is each):
+                self._seen.append(each)
         lost = _lost(one, other)
         if lost > FLASH_ENDS:  # unless what comes after was there before, as when a flash ends
-            lost = min([lost, *(_lost(older, other) for _, older in list(self._seen)[:-2])])
+            lost = min([lost, *(_lost(older, other) for older in list(self._seen)[:-2])])
         change = other.colours - one.colours
         # A flash makes everything brighter; a cut makes some things darker too.
         both_ways = float(min(change.clip(min=0).mean(), (-change).clip(min=0).mean()))
@@ -97,13 +102,14 @@ class CutDetector:
         self._unrest = KEPT * self._unrest + (1 - KEPT) * lost
         return score
 
-    def _look(self, frame: Tensor) -> "_Look":
-        if not (self._seen and self._seen[-1][0] is frame):
-            self._seen.append((frame, _look(frame)))
-        return self._seen[-1][1]
+    def describe(self, thumbnail: Tensor) -> "_Description":
+        """Most of the work on a thumbnail, done once; any thread may do it before."""
+        if thumbnail not in self._described:
+            self._described[thumbnail] = _describe(thumbnail)
+        return self._described[thumbnail]
 
 
-class _Look(NamedTuple):
+class _Description(NamedTuple):
     """A frame as it is compared: its pieces, (positions, values), each with mean 0 and length 1;
     their weights, by how much texture they have; and its colours, (3, 6, 8)."""
 
@@ -112,7 +118,7 @@ class _Look(NamedTuple):
     colours: np.ndarray
 
 
-def _look(frame: Tensor) -> _Look:
+def _describe(frame: Tensor) -> _Description:
     """In numpy: for arrays this small, torch takes longest to wake its threads."""
     grid = F.adaptive_avg_pool2d(frame, GRID).numpy()
     pieces = sliding_window_view(grid, (WINDOW, WINDOW), (1, 2)).transpose(1, 2, 0, 3, 4)
@@ -122,18 +128,20 @@ def _look(frame: Tensor) -> _Look:
     energy = np.einsum("pv,pv->p", pieces, pieces) / pieces.shape[1]
     pieces /= np.sqrt(pieces.shape[1] * (energy + NOISE**2))[:, None]
     weights = unclipped * energy / (energy + FLAT**2)
-    return _Look(pieces, weights, F.adaptive_avg_pool2d(frame, (6, 8)).numpy())
+    return _Description(pieces, weights, F.adaptive_avg_pool2d(frame, (6, 8)).numpy())
 
 
-def _lost(one: _Look, other: _Look) -> float:
+def _lost(one: _Description, other: _Description) -> float:
     """What part of the texture is not found in the other frame, from 0 to 1."""
     return min(_lost_from(one, other), _lost_from(other, one))
 
 
-def _lost_from(one: _Look, other: _Look) -> float:
+def _lost_from(one: _Description, other: _Description) -> float:
     picked, near = _positions()
     weights = one.weights[picked]
-    likeness = (one.pieces[picked] @ other.pieces.T * near).max(1)
+    # Torch's threads can be kept to one; numpy's BLAS wakes a team for this.
+    likeness = torch.from_numpy(one.pieces[picked]) @ torch.from_numpy(other.pieces).T
+    likeness = (likeness.numpy() * near).max(1)
     lost = weights @ (1 - likeness.clip(0, 1))
     return float(lost / (weights.sum() + DOUBT * len(weights)))
 

@@ -2,6 +2,7 @@
 it is given as late as events allow, in an odd order, and graphs are what they are on a GPU."""
 
 import random
+import threading
 from collections import deque
 from contextlib import contextmanager
 
@@ -18,7 +19,7 @@ WAITS = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero")
 
 
 class NothingWaits(TorchDispatchMode):
-    """Raises where the CPU would wait for the device, as CUDA does while a graph is recorded."""
+    """Raises where the CPU would wait for the device, as CUDA does while a graph is captured."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function.overloadpacket.__name__
@@ -34,16 +35,19 @@ class Event:
 
 
 class LateDevice:
-    """seed: of the order. reason: why the first recording fails. late: False, if all is done at
-    once, so that errors come where they do on a GPU. recorded, replays, drained: how often."""
+    """seed: of the order. reason: why the first capture fails. late: False, if all is done at once,
+    so that errors come where they do on a GPU. captured, replays, synchronized, emptied: how
+    often."""
 
     device = torch.device("cpu")
+    total_memory = 1 << 34
+    reserved_memory = 0
 
     def __init__(self, seed=0, reason=None, late=True):
         self.compute, self.uploads, self.downloads = deque(), deque(), deque()
         self._random, self._reason, self._late = random.Random(seed), reason, late
-        self.recorded = self.replays = self.drained = 0
-        self._memory = []
+        self.captured = self.replays = self.synchronized = self.emptied = 0
+        self._memory, self._lock = [], threading.Lock()
 
     def on(self, stream, work):
         stream.append(work)
@@ -64,12 +68,14 @@ class LateDevice:
 
     def empty(self, size, dtype):
         tensor = torch.full(tuple(size), 77, dtype=dtype)
-        self._memory.append(StorageWeakRef(tensor.untyped_storage()))
+        with self._lock:
+            self._memory.append(StorageWeakRef(tensor.untyped_storage()))
         return tensor
 
     def holds(self, tensor):
-        self._memory = [mine for mine in self._memory if not mine.expired()]
-        return StorageWeakRef(tensor.untyped_storage()) in self._memory
+        with self._lock:
+            self._memory = [mine for mine in self._memory if not mine.expired()]
+            return StorageWeakRef(tensor.untyped_storage()) in self._memory
 
     def lend(self, tensor, stream):
         assert tensor is not None
@@ -77,16 +83,16 @@ class LateDevice:
     def staging(self, size, dtype):
         return torch.full(tuple(size), 77, dtype=dtype)
 
-    def record(self, work):
+    def capture(self, work):
         if self._reason:
             reason, self._reason = self._reason, None
             raise reason
         with NothingWaits():
             made = work()
-        self.recorded += 1
+        self.captured += 1
         static = [x for x in (made or ()) if x is not None]
         for x in static:
-            x.fill_(77)  # a recording does nothing yet
+            x.fill_(77)  # a capture does nothing yet
 
         def replay():
             self.replays += 1
@@ -99,10 +105,16 @@ class LateDevice:
     def aside(self, items):
         return found_ahead(lambda: next(items, None))
 
-    def drain(self):
+    def on_this_stream(self, work):
+        return work
+
+    def empty_staging(self):
+        self.emptied += 1
+
+    def synchronize(self):
         while self._step():
             pass
-        self.drained += 1
+        self.synchronized += 1
         assert not (self.compute or self.uploads or self.downloads), "streams wait for each other"
 
     @torch.inference_mode()
@@ -128,6 +140,7 @@ def late(*args, **options):
         patch.setattr("rife.gpu.device_of", lambda model: device)
         patch.setenv("RIFE_KERNELS", "none")
         patch.setattr(gpu, "_trusted", {})
+        patch.setattr(gpu, "cards", gpu.CardCache())
         patch.setattr("rife.memory.BATCH", 3)
         patch.setattr("rife.engine._GATHERS", False)  # it is for CPUs alone
         yield device

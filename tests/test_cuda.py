@@ -3,6 +3,7 @@ they are in 16 bits, and that memory comes back."""
 
 import gc
 import random
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from fractions import Fraction
 from itertools import combinations
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from rife import Cancelled, gpu, interpolate, kernels_nvrtc, load_model
+from rife.engine import Engine
 from rife.IFNet_v4 import VERSIONS, IFNet_v4
 from rife.kernels import ORDER
 from rife.options import Options
@@ -32,21 +34,21 @@ def network(row="v4.25 - v4.26", dtype=torch.float16):
     return made.to("cuda", dtype)
 
 
-def clip(count, height=96, width=150):
-    return seeded_clip(count, height, width)
+def clip(count, height=96, width=150, seed=1):
+    return seeded_clip(count, height, width, seed)
 
 
 @pytest.fixture
 def counted(monkeypatch):
-    """The graphs that are recorded."""
-    graphs, record = [], gpu.Device.record
+    """The graphs that are captured."""
+    graphs, capture = [], gpu.Device.capture
 
     def counting(self, work):
-        made = record(self, work)
-        graphs.append(work)
+        made = capture(self, work)
+        graphs.append(1)
         return made
 
-    monkeypatch.setattr(gpu.Device, "record", counting)
+    monkeypatch.setattr(gpu.Device, "capture", counting)
     return graphs
 
 
@@ -54,7 +56,7 @@ def counted(monkeypatch):
 @pytest.mark.parametrize("row", ["v4.0 - v4.1", "v4.6", "v4.25 - v4.26"])
 def test_frames_are_the_cpu_s(row, kernels, counted, caplog, monkeypatch):
     monkeypatch.setenv("RIFE_KERNELS", kernels)
-    monkeypatch.setattr("rife.memory.BATCH", 4)  # several calls, so that one is recorded
+    monkeypatch.setattr("rife.memory.BATCH", 4)  # several calls, so that one is captured
     model, frames = network(row, torch.float32), clip(12)
     made = interpolate(model, frames, 3, **ALL)
     wanted = interpolate(model.cpu(), frames, 3, **ALL)
@@ -132,20 +134,93 @@ def test_frames_on_the_gpu_stay_there():
 
 
 def test_memory_is_flat_and_comes_back():
+    """With the network, or when it is asked for."""
     model, frames = network(), clip(8, 270, 480)
     interpolate(model, frames, 2, **ALL)  # what libraries keep once for all
+    gpu.cards.release()
     gc.collect()
     torch.cuda.empty_cache()
     before, peaks = torch.cuda.mem_get_info()[0], []
-    for count in (100, 300):  # either with its graphs recorded
+    for count in (100, 300):  # either with its graphs captured
         torch.cuda.reset_peak_memory_stats()
         turning = clip(8, 270, 480)[torch.arange(count) % 8]
         interpolate(model, turning, 2, **ALL)
         peaks.append(torch.cuda.max_memory_allocated())
+    assert peaks[1] < peaks[0] + 20e6
+    (kept,) = gpu.cards._kept
+    assert kept.card.nbytes > 50e6
+    torch.cuda.empty_cache()
+    held = before - torch.cuda.mem_get_info()[0]
+    print(f"kept {kept.card.nbytes / 1e6:.0f} MB, of the device's memory {held / 1e6:.0f} MB")
+    assert 0.5 * held < kept.card.nbytes < 1.5 * held + 20e6
+    del kept, model
     gc.collect()
     torch.cuda.empty_cache()
     assert before - torch.cuda.mem_get_info()[0] < 50e6
-    assert peaks[1] < peaks[0] + 20e6
+
+
+def test_later_runs_capture_nothing_and_make_the_same(counted):
+    model, frames = network(), clip(20, 270, 480)
+    first = interpolate(model, frames, 2)
+    captured = len(counted)
+    assert captured >= 2
+    for _ in range(3):
+        assert torch.equal(interpolate(model, frames, 2), first)
+    with suppress(Cancelled):
+        calls = iter(range(1000))
+        interpolate(model, frames, 2, cancel=lambda: next(calls) > 25)
+    assert torch.equal(interpolate(model, frames, 2), first)
+    assert len(counted) == captured
+    model.load_state_dict(seeded_state(model, seed=3))
+    assert not torch.equal(interpolate(model, frames, 2), first)
+
+
+@pytest.mark.parametrize("resident", [False, True])
+def test_planar_frames_make_the_same(resident):
+    """As a VAE leaves them."""
+    model, frames = network(), clip(12, 270, 480)
+    planar = frames.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    made = [interpolate(model, x.cuda() if resident else x, 2).cpu() for x in (frames, planar)]
+    assert torch.equal(*made)
+
+
+def test_a_stream_of_the_caller_s_is_kept_to():
+    model, frames = network(), clip(20, 270, 480)
+    wanted = interpolate(model, frames, 2, **ALL)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        resident = frames.cuda(non_blocking=True)
+        made = interpolate(model, resident, 2, **ALL)
+        stream.synchronize()
+    assert torch.equal(made.cpu(), wanted)
+
+
+def test_two_runs_at_once_mix_nothing_up():
+    model, clips = network(), [clip(20, 270, 480, seed) for seed in (1, 2)]
+    wanted = [interpolate(model, frames, 2, **ALL) for frames in clips]
+    gpu.cards.release()
+    with ThreadPoolExecutor(2) as threads:
+        for _ in range(4):
+            made = threads.map(lambda frames: interpolate(model, frames, 2, **ALL), clips)
+            assert all(map(torch.equal, made, wanted))
+
+
+def test_no_memory_in_a_capture_is_known_and_answered(monkeypatch, caplog):
+    """By emptying the caches, as a capture can't."""
+    motion, failures = Engine.motion, []
+
+    def full_at_first(self, *args, **options):
+        if torch.cuda.is_current_stream_capturing() and not failures:
+            failures.append(1)
+            torch.empty(2**46, dtype=torch.uint8, device="cuda")
+        return motion(self, *args, **options)
+
+    model, frames = network(), clip(20, 270, 480)
+    wanted = interpolate(model, frames, 2, **ALL)
+    gpu.cards.release()
+    monkeypatch.setattr(Engine, "motion", full_at_first)
+    assert torch.equal(interpolate(model, frames, 2, **ALL), wanted)
+    assert failures and not caplog.records, caplog.text
 
 
 def test_runs_of_all_kinds_mix_nothing_up():

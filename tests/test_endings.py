@@ -179,5 +179,5 @@ def test_the_devices_memory_is_given_back_before_the_caller_hears_of_a_failure(m
 
         interpolate(model, seeded_clip(8, 40, 70), progress=fail, cuts="ignore")
     assert kept.tb  # holds the frames of every function, and what lives in them
-    assert device.drained
+    assert device.synchronized
     assert not threads()

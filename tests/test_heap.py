@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 from rife import heap
 
@@ -55,3 +57,23 @@ def test_whoever_has_set_the_heap_up_is_left_alone():
     first, second, held, *_ = run(MALLOC_MMAP_MAX_="65536")
     assert second > first / 2
     assert held < PAGES / 10
+
+
+def test_results_ask_for_large_pages():
+    """Which pages a memory may have is the kernel's to say: `hg` among a mapping's flags."""
+    frames = heap.empty((9, 480, 720, 3), torch.float32, torch.device("cpu"))
+    assert frames.shape == (9, 480, 720, 3) and frames.dtype == torch.float32
+    middle = frames.data_ptr() + frames.nbytes // 2
+    flags = mapping = None
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first, *rest = line.split()
+        if "-" in first and not first.endswith(":"):
+            start, end = (int(side, 16) for side in first.split("-"))
+            mapping = start <= middle < end
+        elif first == "VmFlags:" and mapping:
+            flags = rest
+    assert flags
+    if Path("/sys/kernel/mm/transparent_hugepage").exists():
+        assert "hg" in flags
+    frames.fill_(1)
+    assert heap.empty((0, 2), torch.uint8, torch.device("cpu")).shape == (0, 2)
