@@ -126,6 +126,8 @@ def calls_of(network: Network, height: int, width: int, language: str) -> tuple[
 
     class Noted(FusedRun):
         activate = staticmethod(noting(kernels, "finish_convolution", calls))
+        if kernels.pack_block_output:
+            pack = staticmethod(noting(kernels, "pack_block_output", calls))
 
     Noted.kernels = type(
         "Noted", (), {name: staticmethod(noting(kernels, name, calls)) for name in FUNCTIONS}

@@ -16,7 +16,9 @@ SHIM = Path(__file__).with_name("cuda_on_cpu.h")
 FLAGS = [
     *("-std=c++17", "-O1", "-shared", "-fPIC", "-w"),
     "-fno-strict-aliasing",  # values are moved as words
-    "-fno-sanitize=all",  # zig's default
+    # An address that is no multiple of its word's size ends the process: on a GPU it is an error
+    # after which nothing else works.
+    *("-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"),
     *("-nostdinc", "-nostdlib"),  # so that zig needs not compile its libraries first: minutes
 ]
 
