@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .cancel import Cancel, stop_if_cancelled
 from .heap import empty, freed_memory_kept
+from .highlights import compress, expand
 from .media.base import Frame
 from .network import Network, at_input_frame
 from .options import Options
@@ -36,6 +37,8 @@ Progress = Callable[[int, int, Tensor], None]
 MOST_TIMESTEPS = 256
 #: Frames of one that networks with a fixed timestep make, by recursion.
 MOST_BY_RECURSION = 1024
+#: Of the values of a frame in HDR, on average; brighter frames count from 0 to 255.
+MOST_MEAN = 8
 
 
 class OutputFrame(NamedTuple):
@@ -75,8 +78,9 @@ def interpolate(
 ) -> Tensor:
     """Put new frames between those of `frames`.
 
-    frames: (N, H, W, C), C 1 (grey), 3 (RGB) or 4 (RGB and alpha); floats in [0, 1] or uint8; on
-        any device. Frames of any size from 1x1 up.
+    frames: (N, H, W, C), C 1 (grey), 3 (RGB) or 4 (RGB and alpha); floats or uint8; on any device.
+        Frames of any size from 1x1 up. Floats are in [0, 1], in HDR beyond 1: new frames then reach
+        as far as those beside them.
     multiplier: 2 doubles the frame rate, 2.5 makes five frames of two, 1/2 keeps every second
         frame, "0-20:2, 21-:8" has its own for each pair; or a `Timeline` on which the frames are a
         second apart: Timeline(frame_rate=Fraction(60, 24)) makes 60 frames a second of 24.
@@ -217,7 +221,8 @@ class _KeyFrame:
     """An input frame, (H, W, C), between which and the next one there is motion, or a cut.
 
     place: on the timeline's axis. time, duration: in seconds. interval: seconds since the input
-    frame before, None for the first. shot: frames of one number belong to one shot.
+    frame before, None for the first. peak: its largest value. shot: frames of one number belong to
+    one shot.
     """
 
     index: int
@@ -227,6 +232,7 @@ class _KeyFrame:
     time: Fraction
     duration: Fraction
     interval: Fraction | None
+    peak: float = 1
     shot: int = 0
     follows_gap: bool = False
 
@@ -249,6 +255,20 @@ class _Step:
     def new(self) -> list[Fraction]:
         """The timesteps at which no input frame lies."""
         return [t for t in self.timesteps if 0 < t < 1]
+
+    @property
+    def peak(self) -> float:
+        """The largest value of both frames."""
+        return max(self.first.peak, self.second.peak)
+
+    def network_images(self) -> tuple[Tensor, Tensor]:
+        """Both frames, (H, W, C), in [0, 1]."""
+        images = self.first.image, self.second.image
+        return tuple(compress(x, self.peak) for x in images) if self.peak > 1 else images
+
+    def user_image(self, image: Tensor) -> Tensor:
+        """What the network made of `network_images`, in these frames' range."""
+        return expand(image, self.peak) if self.peak > 1 else image
 
     def split(self, count: int) -> "tuple[_Step, _Step]":
         """Up to the first `count` of the new frames, and from there on."""
@@ -300,7 +320,7 @@ def _placed(
     detect_cuts = options.cuts != "ignore" and options.cut_sensitivity > 0
     cuts = CutDetector(options.cut_sensitivity)
     first = before = run = None
-    within_range = True
+    is_negative = False
 
     def checked() -> Iterator[tuple[int, Frame]]:
         size = None
@@ -312,15 +332,16 @@ def _placed(
             size = frame.image.shape
             yield index, frame
 
-    def examine(item: tuple[int, Frame]) -> tuple[int, Frame, bool, Tensor | None]:
+    def examine(item: tuple[int, Frame]) -> tuple[int, Frame, float, float, Tensor | None]:
         """What needs no other frame."""
         index, frame = item
-        is_within = check_values(frame.image, index)
+        low, high = check_values(frame.image, index)
         small = thumbnail(frame.image) if detect_cuts or options.duplicates else None
         if detect_cuts:
             cuts.describe(small)
-        pairs.stage(frame.image)
-        return index, frame, is_within, small
+        if high <= 1:  # else the network sees another one
+            pairs.stage(frame.image)
+        return index, frame, low, high, small
 
     def in_shot(key: _KeyFrame) -> _KeyFrame:
         if before is None:
@@ -333,12 +354,10 @@ def _placed(
         closing(checked()) as items,
         closing(pairs.map(examine, items, lambda item: frames_ahead(item[1].image))) as examined,
     ):
-        for index, frame, is_within, small in examined:
-            if not is_within and within_range:
-                log.warning(
-                    "frames have values outside [0, 1]; new frames are made from clamped ones"
-                )
-                within_range = False
+        for index, frame, low, high, small in examined:
+            if low < 0 and not is_negative:
+                log.warning("frames have values below 0; new frames are made as if these were 0")
+                is_negative = True
             key = in_shot(
                 _KeyFrame(
                     index,
@@ -348,6 +367,7 @@ def _placed(
                     frame.time,
                     frame.duration,
                     before and frame.time - before.time,
+                    high,
                     follows_gap=frame.follows_gap,
                 )
             )
@@ -367,7 +387,9 @@ def _placed(
         place = timeline.place(before.index + 1, end)
         last = replace(before, index=before.index + 1, place=place, time=end, follows_gap=False)
         if timeline.loop:
-            last = in_shot(replace(last, image=first.image, thumbnail=first.thumbnail))
+            last = in_shot(
+                replace(last, image=first.image, thumbnail=first.thumbnail, peak=first.peak)
+            )
         yield last, not timeline.loop
 
 
@@ -439,7 +461,7 @@ class _Run:
     def begin(self, steps: Sequence[_Step]) -> Iterator[Tensor]:
         """Have the network make what `steps` need of it."""
         return self.pairs.all_between(
-            [(step.first.image, step.second.image, step.new) for step in steps if step.is_motion]
+            [(*step.network_images(), step.new) for step in steps if step.is_motion]
         )
 
     def output(self, steps: Sequence[_Step], rendered: Iterator[Tensor]) -> Iterator[OutputFrame]:
@@ -447,7 +469,9 @@ class _Run:
         for step in steps:
             stop_if_cancelled(self.cancel)
             first, second = step.first, step.second
-            between = rendered if step.is_motion else self._without_network(step)
+            between = (
+                map(step.user_image, rendered) if step.is_motion else self._without_network(step)
+            )
             for t in step.timesteps:
                 time, duration = self._shown(step)
                 self.summary.shown += 1
@@ -514,11 +538,11 @@ def check_size(image: Tensor, index: int, size: Sequence[int] | None = None) -> 
         raise ValueError(f"{where} is {image.dtype}; frames are float (0 to 1) or uint8 (0 to 255)")
 
 
-def check_values(image: Tensor, index: int) -> bool:
-    """Raise ValueError unless the values of `image` can be a frame's. Returns whether all are
-    within [0, 1]."""
+def check_values(image: Tensor, index: int) -> tuple[float, float]:
+    """Raise ValueError unless the values of `image` can be a frame's. Returns the smallest and the
+    largest; bytes count as 0 and 1."""
     if image.dtype == torch.uint8:
-        return True
+        return 0, 1
     where = f"frame {index}"
     order = sorted(range(image.ndim), key=image.stride, reverse=True)  # as they lie: it is faster
     low, high = torch.stack(torch.aminmax(image.permute(order))).tolist()
@@ -527,12 +551,12 @@ def check_values(image: Tensor, index: int) -> bool:
             f"{where} has NaN or infinite values: whatever made it failed (a VAE in float16 is a "
             "common cause). Make it again before interpolating"
         )
-    if low < -0.5 or high > 1.5:
+    if low < -0.5 or (high > 1.5 and image.mean(dtype=torch.float32) > MOST_MEAN):
         raise ValueError(
-            f"{where} has values from {low:.3g} to {high:.3g}, but float frames are in [0, 1]: "
-            "divide by 255, or map [-1, 1] to [0, 1], first"
+            f"{where} has values from {low:.3g} to {high:.3g}, but float frames are in [0, 1], "
+            "with highlights beyond: divide by 255, or map [-1, 1] to [0, 1], first"
         )
-    return low >= 0 and high <= 1
+    return low, high
 
 
 def _size(shape: Sequence[int]) -> str:

@@ -164,14 +164,43 @@ def test_frames_of_different_sizes_are_refused_by_number(v40):
         list(interpolate_stream(v40, frames))
 
 
-def test_slight_overshoot_passes_untouched_and_is_said_once(v40, bikes, caplog):
-    frames = bikes[:3] * 1.5 - 0.3
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("gain", [1.2, 6, 500])
+def test_frames_beyond_1_stay_and_new_ones_reach_as_far(v40, bikes, gain, dtype):
+    frames = (bikes[:2] + gain * bikes[:2] ** 16).to(dtype)
+    out = interpolate(v40, frames, 4)
+    assert torch.equal(out[::4], frames)
+    means, peaks = out.float().mean((1, 2, 3)), out.float().amax((1, 2, 3))
+    expected = torch.lerp(means[0], means[-1], torch.linspace(0, 1, 5))
+    assert torch.allclose(means, expected, rtol=0.03)
+    assert peaks.amin() > 0.8 * peaks[[0, -1]].amin() and peaks.amax() <= 1.001 * frames.max()
+
+
+def test_frames_beyond_1_give_the_new_ones_of_a_darker_exposure(v40, bikes):
+    darker = interpolate(v40, bikes[:2])[1]
+    brighter = interpolate(v40, bikes[:2] * 4)[1]
+    error = (brighter / 4 - darker).square().mean()
+    assert -10 * error.log10() > 40
+
+
+def test_transparency_is_left_as_it_is_beside_colours_beyond_1(v40, bikes):
+    frames = torch.cat((bikes[:2] * 4, torch.full_like(bikes[:2, ..., :1], 0.25)), 3)
+    out = interpolate(v40, frames)
+    assert torch.allclose(out[1, ..., 3], frames[0, ..., 3], atol=1e-5)
+
+
+def test_a_pair_beyond_1_changes_nothing_of_the_others(v40, bikes):
+    frames = torch.cat((bikes[:3], bikes[3:] * 4))
+    assert torch.equal(interpolate(v40, frames)[:5], interpolate(v40, bikes[:3]))
+
+
+def test_values_below_0_pass_untouched_and_are_said_once(v40, bikes, caplog):
+    frames = bikes[:3] - 0.3
     out = interpolate(v40, frames)
     assert torch.equal(out[::2], frames)
     assert out[1::2].min() >= 0
-    assert out[1::2].max() <= 1
-    assert [r.message for r in caplog.records if "outside" in r.message] == [
-        "frames have values outside [0, 1]; new frames are made from clamped ones"
+    assert [record.message for record in caplog.records] == [
+        "frames have values below 0; new frames are made as if these were 0"
     ]
 
 

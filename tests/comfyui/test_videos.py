@@ -278,3 +278,17 @@ def test_transparency_of_a_video_in_memory_is_interpolated(comfy: ComfyUI) -> No
     assert after["alpha"].shape == (5, 48, 64)
     assert torch.equal(after["alpha"][::2], before["alpha"])
     assert 0 < after["alpha"][1].mean() < 0.5
+
+
+def test_images_beyond_1_stay_and_new_ones_reach_as_far(comfy: ComfyUI) -> None:
+    """As EXR images are."""
+    graph = Graph()
+    ramp = "torch.linspace(0, 4, 64)[None, None, :, None].repeat(2, 48, 1, 3)"
+    images = graph.add("OddValue", expression=f"{ramp} + torch.arange(2).view(2, 1, 1, 1)")
+    model = graph.add("LoadRIFEModel", model_name="v4.0.pkl")
+    made = graph.add("RIFEFrameInterpolate", model=model, images=images, multiplier=2)
+    before, after = shown(
+        comfy, graph, *(graph.add("CreateVideo", images=x, fps=24.0) for x in (images, made))
+    )
+    assert torch.equal(after["images"][::2], before["images"])
+    assert after["images"][1].max() > 4
