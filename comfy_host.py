@@ -47,8 +47,10 @@ from .rife.zoo import DEFAULT, ZOO
 OWN, CORE, PACK = FOLDERS = ("rife", "frame_interpolation", "ComfyUI-Frame-Interpolation")
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")
 SECONDS_BETWEEN_PREVIEWS = 0.3
+#: Of the device's memory: where less is free after a run, nothing stays there for the next one.
+SHARE_TO_KEEP = 1 / 4
 #: ComfyUI's name for the moment when it has unloaded a model, as it does where others need memory:
-#: then what a run left on the GPU for the next one goes, too.
+#: then what a run left there goes, too.
 ON_DETACH = "on_detach_after"
 _IMAGE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -354,6 +356,10 @@ def running(
     try:
         yield network
     finally:
+        device = model.load_device
+        room = SHARE_TO_KEEP * model_management.get_total_memory(device)
+        if model_management.get_free_memory(device) < room:
+            cards.release(network)
         model_management.soft_empty_cache()
 
 

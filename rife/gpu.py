@@ -2,12 +2,13 @@
 
 Input frames lie in slots on the device, each uploaded and prepared once. Calls of the network read
 them by the slots' numbers, so that a call is always the same work on the same memory: after the
-first it is captured as a graph, and from there on replayed, which costs the CPU next to nothing.
+second it is captured as a graph, and from there on replayed, which costs the CPU next to nothing.
 Uploads, the network and downloads are three streams, which wait for each other by events alone;
 the CPU waits where it needs a finished frame, while the next are being made. What a run has set up
 stays with its network for the next run.
 """
 
+import atexit
 import gc
 import logging
 import threading
@@ -41,7 +42,7 @@ MOST_PIXELS = 2**25
 #: On average, of levels in [0, 1], when rounding to 16 bits is all that differs.
 MOST_APART = 0.01
 #: Calls before the one that is captured: cuDNN and Triton choose and compile in them.
-WARM_UP = 1
+WARM_UP = 2
 #: Items that the thread of `Device.aside` has ready.
 LOOK_AHEAD = 2
 #: What is kept between runs: of the device's memory this share, and of the CPU's pinned memory what
@@ -180,10 +181,13 @@ class Device:
 
     def empty_staging(self) -> None:
         """Give staging's memory back, which torch keeps otherwise."""
-        if hasattr(torch._C, "_host_emptyCache"):
-            torch._C._host_emptyCache()
-        elif hasattr(getattr(torch, "accelerator", None), "empty_host_cache"):
-            torch.accelerator.empty_host_cache()
+        try:
+            if hasattr(torch._C, "_host_emptyCache"):
+                torch._C._host_emptyCache()
+            elif hasattr(getattr(torch, "accelerator", None), "empty_host_cache"):
+                torch.accelerator.empty_host_cache()
+        except RuntimeError as error:  # of a device that has failed before
+            log.info("pinned memory can't be given back (%s)", first_line(error))
 
 
 #: Held while a graph is captured.
@@ -553,6 +557,7 @@ class CardCache:
 
 #: Of this process.
 cards = CardCache()
+atexit.register(cards.release)  # while the device is there
 
 
 def device_of(model: Network) -> Device | None:

@@ -842,3 +842,48 @@ def test_a_midpoint_model_in_core_s_node_says_what_it_can_not_do(
     assert held(images, images.flip(0), middle, {}).shape == images.shape
     with pytest.raises(ValueError, match="RIFE Frame Interpolate"):
         held(images, images, middle / 2, {})
+
+
+@pytest.fixture
+def released(pack: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The networks whose memory on the GPU is given back."""
+    networks: list[object] = []
+    monkeypatch.setattr(pack.host, "cards", SimpleNamespace(release=networks.append))
+    return networks
+
+
+def test_what_runs_leave_on_the_gpu_goes_when_comfyui_unloads_the_model(
+    pack: SimpleNamespace,
+    weights: Callable[[str], Path],
+    released: list[object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    callbacks: dict[str, Callable[..., None]] = {}
+    monkeypatch.setattr(
+        pack.host.ModelPatcher,
+        "add_callback",
+        lambda self, moment, callback: callbacks.update({moment: callback}),
+        raising=False,
+    )
+    shutil.copyfile(weights("v4.0"), pack.models / "rife" / "flownet.pkl")
+    model = load(pack, "flownet.pkl")
+    assert not released
+    callbacks["on_detach_after"](model, True)
+    assert released == [model.model.network]
+
+
+@pytest.mark.parametrize(("free", "kept"), [(0.2, False), (0.3, True)])
+def test_nothing_stays_on_a_gpu_that_is_nearly_full(
+    pack: SimpleNamespace,
+    model: object,
+    frames: torch.Tensor,
+    released: list[object],
+    free: float,
+    kept: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    memory = pack.host.model_management
+    total = memory.get_total_memory(model.load_device)
+    monkeypatch.setattr(memory, "get_free_memory", lambda *_: free * total)
+    interpolate(pack, model, frames, 2)
+    assert bool(released) != kept
