@@ -435,9 +435,10 @@ class RIFEFrameInterpolate(io.ComfyNode):
         timeline = _timeline(multiplier, target_fps, loop, length=length)
         run = _Interpolation(cls, model, source, timeline)
         if len(images) == 1:
-            run.warnings.append(
-                "1 frame, so nothing to interpolate. Frames that come one by one, as those of Load "
-                "Image (from Folder), first need Rebatch Images with batch_size 4096."
+            run.warnings.insert(
+                0,
+                "1 frame, so nothing to interpolate. Frames that come one by one, as from Load "
+                "Image (from Folder), need Rebatch Images with batch_size 4096 first.",
             )
         if mask is None:
             result = run.interpolate(images, _options(**settings))

@@ -11,15 +11,17 @@ function addReport(node) {
   box.className = "comfy-multiline-input"
   box.readOnly = true
   const widget = node.addDOMWidget("report", "rife_report", box, {
-    getMinHeight: () => 70,
+    getMinHeight: () => Math.min(14 * countRows(box.value) + 14, 240),
     getValue: () => box.value,
     setValue: (text) => (box.value = text),
     serialize: false,
   })
   widget.serialize = false // workflows keep values by position
-  const [width, height] = node.computeSize()
-  node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height)])
   return widget
+}
+
+function countRows(text) {
+  return text.split("\n").reduce((rows, line) => rows + Math.ceil(line.length / 40), 0)
 }
 
 // A line for each node that gets our frames and plays them at another rate than `fps` gives: one that
@@ -42,7 +44,10 @@ function showReport(node, output) {
   if (progress >= 0) node.widgets.splice(progress, 1)[0].onRemove?.()
   const widget = node.widgets.find((widget) => widget.name === "report") ?? addReport(node)
   const otherRates = output.fps ? findOtherRates(node, output.fps[0]) : []
-  widget.value = [...otherRates, ...output.text].join("\n")
+  const lines = [...otherRates, ...output.text].join("\n").split("\n")
+  widget.value = [...new Set(lines)].join("\n") // of a list of clips, each says the same
+  const [width, height] = node.computeSize()
+  node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height)])
 }
 
 function findNode(id) {
