@@ -248,7 +248,9 @@ def variants(networks: Iterable[Network]) -> list[str]:
                     motion = engine.motion(*pair, 0.5, ensemble=ensemble, refine=refine, doubts=[])
                     for dtype in (network.dtype, torch.uint8):
                         for channels in (1, 3, 4):
-                            motion.frames(torch.zeros(2, side, side, channels, dtype=dtype))
+                            images = torch.zeros(2, side, side, channels, dtype=dtype)
+                            motion.frames(images)
+                            engine.prepare_slot(both.seen, images, torch.tensor([1]))
                     motion.mask  # noqa: B018
         names |= {name for name, _ in noted}
     return sorted(names)

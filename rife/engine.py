@@ -81,6 +81,28 @@ class Engine:
             pyramid = tuple(level.contiguous() for level in levels)
         return Prepared(seen, pyramid)
 
+    @property
+    def prepares_slots(self) -> bool:
+        """Whether `prepare_slot` can be called."""
+        return self._run.prepare_frame is not None
+
+    @torch.no_grad()
+    def prepare_slot(self, seen: Tensor, images: Tensor, slot: Tensor) -> Tensor | None:
+        """As `prepare`, of one of the images, (N, h, w, C), right into its place in `seen`, the
+        `Prepared.seen` of all. Returns the image's features, where the network has them."""
+        network, features = self._fast, None
+        if hasattr(network, "encode"):
+            image = torch.empty(
+                (1, 3, *seen.shape[2:]),
+                dtype=seen.dtype,
+                device=seen.device,
+                memory_format=torch.channels_last,
+            )
+            self._run.prepare_frame(image, images, slot)
+            features = network.encode(image)
+        self._run.prepare_frame(seen, images, slot, features, slot)
+        return features
+
     @torch.no_grad()
     def motion(
         self,
@@ -288,6 +310,8 @@ class Run:
     activate: ClassVar[Callable[..., Tensor] | None] = None
     #: What follows a block's last convolution instead (y, bias, cell), its PixelShuffle included.
     pack: ClassVar[Callable[[Tensor, Tensor, int], Tensor] | None] = None
+    #: kernels.Kernels.prepare_frame.
+    prepare_frame: ClassVar[Callable[..., None] | None] = None
 
     def __init__(self, frames: tuple[Prepared, Prepared], times: Tensor, mask_adds: bool):
         self.frames, self.times, self.mask_adds = frames, times, mask_adds

@@ -146,5 +146,6 @@ def fused_run(name: str) -> type[FusedRun]:
         kernels = module
         activate = staticmethod(module.finish_convolution)
         pack = staticmethod(module.pack_block_output) if module.pack_block_output else None
+        prepare_frame = staticmethod(module.prepare_frame) if module.prepare_frame else None
 
     return NamedRun

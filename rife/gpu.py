@@ -423,14 +423,16 @@ class Card:
 
         device.on(compute, prepare)
 
-    def _prepare(self) -> tuple[Tensor, ...]:
-        x = colours(self._taken(self._slot))
-        made = self.engine.prepare(x, refine=self.options.refine)
-        if self._prepared is None:
-            self._prepared = made.map(self._for_all_slots)
-        tensors = zip(
-            (self._prepared.seen, *self._prepared.pyramid), (made.seen, *made.pyramid), strict=True
-        )
+    def _prepare(self) -> tuple[Tensor | None, ...]:
+        prepared, in_place = self._prepared, self.engine.prepares_slots
+        if prepared is None or prepared.pyramid or not in_place:
+            x = colours(self._taken(self._slot))
+            made = self.engine.prepare(x, refine=self.options.refine)
+        if prepared is None:
+            prepared = self._prepared = made.map(self._for_all_slots)
+        if in_place and not prepared.pyramid:
+            return (self.engine.prepare_slot(prepared.seen, self._images, self._slot),)
+        tensors = zip((prepared.seen, *prepared.pyramid), (made.seen, *made.pyramid), strict=True)
         for slots, one in tensors:
             slots.index_copy_(0, self._slot, one)
         return made.seen, *made.pyramid
@@ -611,15 +613,16 @@ def _compare(plain: Engine, run: type[FusedRun]) -> None:
     images = resize(torch.rand(2, 3, 8, 16, generator=random), side // 8).to(network.device)
     frames = [plain.prepare(image[None]) for image in images]
     wanted = plain.motion(*frames, doubts=[]).render(*(image[None] for image in images))
-    fused = Engine(network, run)
+    fused, given = Engine(network, run), images.permute(0, 2, 3, 1).contiguous()
+    indices = [torch.full((1,), i, device=network.device) for i in range(2)]
 
     def render() -> Tensor:
         both = fused.prepare(images)
-        picked = (
-            Prepared(both.seen, both.pyramid, torch.full((1,), i, device=network.device))
-            for i in range(2)
-        )
-        return fused.motion(*picked, doubts=[]).frames(images.permute(0, 2, 3, 1).contiguous())
+        if fused.prepares_slots:
+            for index in indices:
+                fused.prepare_slot(both.seen, given, index)
+        picked = (Prepared(both.seen, both.pyramid, index) for index in indices)
+        return fused.motion(*picked, doubts=[]).frames(given)
 
     with run.kernels.compile_first():
         render()

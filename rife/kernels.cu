@@ -195,6 +195,35 @@ __device__ inline void add_handed(
 
 // Kernels. Each thread's index is its pixel: column, row, pair (but for finish_convolution).
 
+/// One frame as blocks see it, (height, width, CHANNELS), or as the encoder does: three colours,
+/// FEATURES and zeros. The image goes on on the right and below as its border.
+///
+/// images: (N, image_height, image_width, COLOURS), `source` is which of them; `target` which of the
+/// prepared frames, if there are several.
+template <class T, class Image, int COLOURS, int FEATURES, int CHANNELS>
+KERNEL prepare_frame(
+    T* __restrict__ prepared, const Image* images, const T* features, const long long* source,
+    const long long* target, int height, int width, int image_height, int image_width
+) {
+    const int x = blockIdx.x * blockDim.x + threadIdx.x;
+    const int y = blockIdx.y * blockDim.y + threadIdx.y;
+    if (x >= width || y >= height) return;
+
+    float values[CHANNELS] = {}, colours[COLOURS];
+    const int at = min(y, image_height - 1) * image_width + min(x, image_width - 1);
+    images += *source * image_height * image_width * COLOURS;
+    load<COLOURS, COLOURS>(images + at * COLOURS, colours);
+    for (int c = 0; c < 3; c++) values[c] = colours[COLOURS == 1 ? 0 : c];
+    const int pixel = y * width + x;
+    if constexpr (FEATURES > 0) {
+        float more[FEATURES];
+        load<FEATURES, FEATURES>(features + pixel * FEATURES, more);
+        for (int c = 0; c < FEATURES; c++) values[3 + c] = more[c];
+    }
+    if (target) prepared += *target * height * width * CHANNELS;
+    store<CHANNELS, CHANNELS>(prepared + pixel * CHANNELS, values);
+}
+
 /// A block's input, (B, height / SCALE, width / SCALE, SIZE): of both frames CHANNELS each if
 /// WARPED, then if STILL; then the timestep, HANDED planes, the flow and zeros.
 ///

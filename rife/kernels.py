@@ -94,6 +94,10 @@ class Kernels(Protocol):
             bias, slopes: (C,).
         """
 
+    #: (prepared, images, source, features, target): writes an image, (N, h, w, 1, 3 or 4), and its
+    #: features, (1, C, H, W), as one of the prepared frames, (M, C', H, W) channels last, filled up
+    #: with zeros. source, target: (1,) int64, which of them. None: plain torch does that.
+    prepare_frame: Callable[..., None] | None
     #: (y, bias, cell) -> (B, P, cell * h, cell * w) channels last: what follows a block's last
     #: convolution, (B, C, h, w): its bias and PixelShuffle(cell), and planes of zeros. None:
     #: blocks' outputs stay as convolutions leave them.

@@ -28,6 +28,26 @@ _kernels = Kernels(Path(__file__).with_name("kernels.cu").read_text(encoding="ut
 compile_first, note = _kernels.compile_first, _kernels.note
 
 
+def prepare_frame(
+    prepared: Tensor,
+    images: Tensor,
+    source: Tensor,
+    features: Tensor | None = None,
+    target: Tensor | None = None,
+) -> None:
+    _, image_height, image_width, colours = images.shape
+    _, channels, height, width = prepared.shape
+    if features is not None:
+        features = features.contiguous(memory_format=torch.channels_last)
+    template = [
+        _TYPES[prepared.dtype], _TYPES[images.dtype], colours,
+        0 if features is None else features.shape[1], channels,
+    ]  # fmt: skip
+    pointers = [prepared, images, features, source, target]
+    sizes = (height, width, image_height, image_width)
+    _launch("prepare_frame", template, (1, height, width), pointers, sizes)
+
+
 def gather_block_input(
     frames: Tensor,
     indices: tuple[Tensor, Tensor],

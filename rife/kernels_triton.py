@@ -380,6 +380,6 @@ def finish_convolution(
     return y
 
 
-pack_block_output = None
+prepare_frame = pack_block_output = None
 #: Triton compiles a kernel when it is first launched, one at a time.
 compile_first = nullcontext

@@ -35,12 +35,12 @@ def compiler() -> list[str]:
 
 
 class CpuKernels:
-    """As nvrtc.Kernels, for memory of the CPU."""
+    """As nvrtc.Kernels, for memory of the CPU. loaded: kernels that have been launched."""
 
     def __init__(self, source: Path):
         self._source = source
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        self._loaded: dict[str, ctypes.CDLL] = {}
+        self.loaded: dict[str, ctypes.CDLL] = {}
         self._noted: list[str] | None = None
 
     def launch(
@@ -49,11 +49,11 @@ class CpuKernels:
         if self._noted is not None:
             self._noted.append(kernel)
             return
-        if kernel not in self._loaded:
+        if kernel not in self.loaded:
             self._compile([kernel])
         pointers = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
         sizes = ((ctypes.c_uint * 3)(*size) for size in (grid, block))
-        getattr(self._loaded[kernel], _symbol(kernel))(*sizes, pointers)
+        getattr(self.loaded[kernel], _symbol(kernel))(*sizes, pointers)
 
     @contextmanager
     def compile_first(self) -> Iterator[None]:
@@ -61,7 +61,7 @@ class CpuKernels:
         self._noted = []
         try:
             yield
-            new = dict.fromkeys(kernel for kernel in self._noted if kernel not in self._loaded)
+            new = dict.fromkeys(kernel for kernel in self._noted if kernel not in self.loaded)
         finally:
             self._noted = None
         if new:
@@ -81,7 +81,7 @@ class CpuKernels:
         command = [*compiler(), *FLAGS, "-x", "c++", str(source), "-o", str(library)]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[:3000]
-        self._loaded |= dict.fromkeys(kernels, ctypes.CDLL(str(library)))
+        self.loaded |= dict.fromkeys(kernels, ctypes.CDLL(str(library)))
 
 
 def _symbol(kernel: str) -> str:

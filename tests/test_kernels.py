@@ -4,6 +4,7 @@ the CPU, in Triton's interpreter or by a C++ compiler. And that they compile for
 
 import logging
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from rife.network import Prepared, blend
 from rife.options import Options
 from rife.warp import resize, warp
 
+from .cases import few
 from .cpu_kernels import CpuKernels
 from .late_device import LateDevice
 from .seeded import seeded_clip, seeded_images
@@ -45,7 +47,8 @@ FOUND = {
 CLOSE = 2e-5 if DEVICE == "cpu" else 2e-4
 
 
-ON_CPU = CpuKernels(Path(kernels_nvrtc.__file__).with_name("kernels.cu"))
+CUDA_C = Path(kernels_nvrtc.__file__).with_name("kernels.cu")
+ON_CPU = CpuKernels(CUDA_C)
 
 
 #: Triton's are tested on GPUs as part of whole runs (test_cuda.py): each takes seconds to compile.
@@ -104,6 +107,27 @@ def ring(channels, wide):
 
 
 INDICES = torch.tensor([2, 0], device=DEVICE), torch.tensor([1, 2], device=DEVICE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.uint8])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize(("features", "wide"), [(0, 3), (0, 4), (4, 8)])
+def test_frames_are_prepared_as_plain_torch_does(kernels, dtype, channels, features, wide):
+    if not kernels.prepare_frame:
+        pytest.skip("plain torch does it")
+    images = torch.rand(3, HEIGHT - 3, WIDTH - 5, channels, device=DEVICE)
+    images = (255 * images).byte() if dtype == torch.uint8 else images.to(dtype)
+    more = torch.rand(1, features, *SIZE, device=DEVICE) if features else None
+    slots = torch.rand(3, wide, *SIZE, device=DEVICE).contiguous(memory_format=torch.channels_last)
+    before, one = slots.clone(), torch.tensor([1], device=DEVICE)
+    kernels.prepare_frame(slots, images, one, more, one)
+    x = images[1:2].permute(0, 3, 1, 2).float() / (255 if dtype == torch.uint8 else 1)
+    x = F.pad(x, (0, 5, 0, 3), mode="replicate")
+    wanted = torch.zeros(wide, *SIZE, device=DEVICE)
+    wanted[:3] = x[0, :3]
+    wanted[3 : 3 + features] = more[0] if features else 0
+    assert (slots[1] - wanted).abs().max() < 1e-6
+    assert torch.equal(slots[[0, 2]], before[[0, 2]])
 
 
 @pytest.mark.parametrize("scale", [1, 4])
@@ -269,18 +293,31 @@ def test_engines_with_and_without_kernels_make_the_same(language, name):
 
 
 @pytest.mark.parametrize(
-    "dtype", [pytest.param(torch.float32, marks=pytest.mark.slow), torch.uint8]
+    ("name", "dtype"),
+    few(
+        [
+            ("v3.5", torch.uint8),
+            ("v3.5", torch.float32),
+            ("v4.6", torch.uint8),
+            ("v4.25 - v4.26", torch.uint8),
+        ],
+        1,
+    ),
 )
-def test_kernels_read_slots_and_are_recorded(language, dtype):
-    network = seeded("v3.5").to(DEVICE)
+def test_kernels_read_slots_and_are_recorded(language, name, dtype):
+    network = seeded(name).to(DEVICE)
     frames = seeded_clip(5, 32, 61)
     frames = (255 * frames).byte() if dtype == torch.uint8 else frames
     device = LateDevice(1) if DEVICE == "cpu" else gpu.Device(network.device)
     card = gpu.Card(
         Engine(network, fused_run(language)), Options(), device, (32, 61, 3), dtype, batch=1
     )
-    made = [card.make([Job(*pair, Fraction(1, 2))])[0] for pair in pairwise(frames)]
-    made = torch.cat([card.download(frame)() for frame in made])
+    made = []
+    for pair in pairwise(frames):
+        compiled = len(ON_CPU.loaded)
+        made.append(card.download(card.make([Job(*pair, Fraction(1, 2))])[0])())
+        assert len(made) == 1 or len(ON_CPU.loaded) == compiled  # none while work is captured
+    made = torch.cat(made)
     wanted = interpolate(network.cpu(), frames, cuts="ignore")[1::2]
     apart = (made.float() - wanted.float()).abs()
     assert apart.max() <= (1 if dtype == torch.uint8 else CLOSE)
@@ -389,7 +426,7 @@ def variants():
 def test_all_cuda_c_kernels_of_all_networks_compile_for_gpus_and_spill_nothing(
     variants, architecture
 ):
-    kinds = ("gather_block_input", "render_frames", "full_size_motion", "finish_convolution")
+    kinds = re.findall(r"^KERNEL (\w+)", CUDA_C.read_text(), re.M)
     assert {name.partition("<")[0] for name in variants} == set(kinds)
     with ThreadPoolExecutor(2) as threads:
         found = threads.map(resources, variants, [architecture] * len(variants))
