@@ -11,9 +11,12 @@ function addReport(node) {
   box.className = "comfy-multiline-input"
   box.readOnly = true
   const widget = node.addDOMWidget("report", "rife_report", box, {
-    getMinHeight: () => Math.min(14 * countRows(box.value) + 14, 240),
+    getMinHeight: () => parseInt(box.style.minHeight) || 0, // Nodes 2.0 goes by the style itself
     getValue: () => box.value,
-    setValue: (text) => (box.value = text),
+    setValue: (text) => {
+      box.value = text
+      box.style.minHeight = `${Math.min(14 * countRows(text) + 14, 240)}px`
+    },
     serialize: false,
   })
   widget.serialize = false // workflows keep values by position
