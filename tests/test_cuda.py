@@ -52,7 +52,7 @@ def counted(monkeypatch):
     return graphs
 
 
-@pytest.mark.parametrize("kernels", [*ORDER, "none"])
+@pytest.mark.parametrize("kernels", ["nvrtc", "none"])
 @pytest.mark.parametrize("row", ["v4.0 - v4.1", "v4.6", "v4.25 - v4.26"])
 def test_frames_are_the_cpu_s(row, kernels, counted, caplog, monkeypatch):
     monkeypatch.setenv("RIFE_KERNELS", kernels)
@@ -67,7 +67,7 @@ def test_frames_are_the_cpu_s(row, kernels, counted, caplog, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
 def test_kernels_of_all_languages_make_the_same_frames(dtype, counted, caplog, monkeypatch):
-    """In float16, of frames in bytes and in floats, recorded."""
+    """In float16, of frames in bytes and in floats, captured."""
     monkeypatch.setattr("rife.memory.BATCH", 4)
     frames, made = clip(12), {}
     frames = (255 * frames).byte() if dtype == torch.uint8 else frames
@@ -75,14 +75,14 @@ def test_kernels_of_all_languages_make_the_same_frames(dtype, counted, caplog, m
         monkeypatch.setenv("RIFE_KERNELS", language)
         model = network()
         assert gpu.engine_for(model, frames.shape[1:3], 1.0).is_fused == (language != "none")
-        recorded = len(counted)
+        captured = len(counted)
         made[language] = interpolate(model, frames, 3, **ALL).float()
-        assert len(counted) > recorded
+        assert len(counted) > captured
         assert torch.equal(made[language], interpolate(model, frames, 3, **ALL).float())
     assert not caplog.records, caplog.text
     levels = 255 if dtype == torch.uint8 else 1
     for one, other in combinations(made.values(), 2):
-        assert (one - other).abs().mean() < 1e-3 * levels
+        assert (one - other).abs().mean() < gpu.MOST_APART * levels
 
 
 @pytest.mark.parametrize("stream", ["default", "other"])
