@@ -171,8 +171,9 @@ def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
         try:
             return execute(node, **named)
         except (OSError, ValueError) as error:
-            error.args = tuple(printable(x) if isinstance(x, str) else x for x in error.args)
-            raise
+            # Python's own types: the page puts the type before the message, ours with a long path.
+            kind = OSError if isinstance(error, OSError) else ValueError
+            raise kind(printable(str(error))) from error
 
     return execute_checked
 

@@ -211,6 +211,40 @@ def report_in(page: Page) -> str | None:
     return next((text for text in boxes if " frames" in text), None)
 
 
+def test_a_failed_download_says_why_on_its_node_until_the_next_run(
+    page: Page, comfy: ComfyUI, rendering: None
+) -> None:
+    page.load(node_graph("EmptyImage", "LoadRIFEModel", "RIFEOpticalFlow", "PreviewImage"))
+    page.tab.evaluate(
+        """(model) => {
+            const [image, loader, flow, show] = app.graph.nodes;
+            image.widgets.find((it) => it.name === "batch_size").value = 2;
+            loader.widgets.find((it) => it.name === "model_name").value = model;
+            image.connect(0, flow, flow.findInputSlot("images"));
+            loader.connect(0, flow, flow.findInputSlot("model"));
+            flow.connect(0, show, 0);
+        }""",
+        "rife49.pth",
+    )
+    box = page.tab.locator("textarea:visible")
+    comfy.hub.status = 404
+    try:
+        page.tab.get_by_test_id("queue-button").click()
+        box.wait_for()
+    finally:
+        comfy.hub.status = None
+    assert box.input_value().startswith("rife49.pth was not downloaded: the server answers 404")
+    page.tab.evaluate(
+        """() => {
+            const loader = app.graph.nodes.find((it) => it.type === "LoadRIFEModel");
+            loader.widgets.find((it) => it.name === "model_name").value = "v4.0.pkl";
+        }"""
+    )
+    page.run()
+    page.settle()
+    assert "v4.0" in box.input_value()  # the report of the flow
+
+
 #: How many nodes of others may come first: those that are called so.
 @pytest.mark.parametrize(
     ("words", "others"), [("interpolate", 0), ("fps", 0), ("slow motion", 0), ("smooth", 1)]
