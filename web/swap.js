@@ -67,11 +67,13 @@ function takeOver(ours, theirs, replacement) {
   const carried = (input) => replacement.input_mapping.find((it) => it.new_id === input)?.old_id;
   const checkpoint = theirs.widgets_values?.[replacement.old_widget_ids.indexOf(carried("model"))];
   if (!connectLoader(ours, checkpoint)) {
-    const name = checkpoint ? `${checkpoint} is not among the models here` : "It names no model";
     app.extensionManager.toast.add({
       severity: "info",
       summary: ours.title,
-      detail: `${name}: the default model is used. Connect Load RIFE Model for another one.`,
+      detail:
+        `${checkpoint ?? "The model it had"} is not among the models here: the default model is ` +
+        "used. Connect Load RIFE Model for another one.",
+      life: 10_000,
     });
   }
   if (!carried("source_fps")) setSourceRate(ours);
