@@ -33,6 +33,20 @@ PLACE = """([id, name]) => {
     return [frame.x + x, frame.y + y];
 }"""
 
+#: Where nodes lie, titles included: [[id, left, top, right, bottom], ...] in the graph's units.
+BOXES = """() => {
+    const {scale, offset} = app.canvas.ds;
+    const frame = app.canvas.canvas.getBoundingClientRect();
+    const title = LiteGraph.NODE_TITLE_HEIGHT;
+    return app.graph.nodes.map(({id, pos: [x, y], size: [width, height]}) => {
+        if (!LiteGraph.vueNodesMode) return [id, x, y - title, x + width, y + height];
+        const box = document.querySelector(`[data-node-id="${id}"]`).getBoundingClientRect();
+        const left = (box.x - frame.x) / scale - offset[0];
+        const top = (box.y - frame.y) / scale - offset[1];
+        return [id, left, top, left + box.width / scale, top + box.height / scale];
+    });
+}"""
+
 #: Put a video file in the place of what generates the frames.
 FROM_FILE = """(file) => {
     const [load, parts] = ["LoadVideo", "GetVideoComponents"].map((type) => {
@@ -172,6 +186,17 @@ class Page:
 
     def speak(self, language: str) -> None:
         self.set("Comfy.Locale", language)
+
+    def render_nodes_2(self, on: bool) -> bool:
+        """Show nodes as Nodes 2.0 does or as the classic page does; False if this page can't."""
+        set_to = "(to) => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', to)"
+        self.tab.evaluate(set_to, on)
+        self.settle()
+        self.open()
+        return self.tab.evaluate("!!LiteGraph.vueNodesMode") is on
+
+    def boxes(self) -> list[list[float]]:
+        return self.tab.evaluate(BOXES)
 
     def upload(self, path: Path) -> None:
         """Click the button of Load Video and choose a file."""

@@ -6,6 +6,7 @@ import shutil
 import urllib.error
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from itertools import combinations
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -101,6 +102,22 @@ def test_dropping_the_picture_on_the_canvas_loads_the_same_graph(
     page.load(node_graph())
     page.drop(workflow.with_suffix(".webp"))
     assert essence(page.graph) == loaded
+
+
+@pytest.mark.parametrize("nodes_2", [False, True], ids=["classic", "Nodes 2.0"])
+def test_nodes_of_the_workflows_lie_apart(page: Page, nodes_2: bool) -> None:
+    """They are of other sizes in each rendering, and in each page."""
+    try:
+        if not page.render_nodes_2(nodes_2):
+            pytest.skip("this page has one rendering only")
+        for workflow in WORKFLOWS:
+            page.load(json.loads(workflow.read_text()))
+            for one, other in combinations(page.boxes(), 2):
+                apart = max(*(a - b for a, b in zip(one[1:3], other[3:], strict=True)))
+                apart = max(apart, *(a - b for a, b in zip(other[1:3], one[3:], strict=True)))
+                assert apart > 5, (workflow.stem, one, other)
+    finally:
+        page.render_nodes_2(False)
 
 
 @pytest.mark.parametrize("name", GENERATED)
