@@ -122,14 +122,15 @@ class Device:
         try:
             return self._capture(work)
         except Exception as error:
-            if not is_out_of_memory(error):
-                raise
+            log.info("a graph is captured with caches emptied (%s)", first_line(error))
+        torch.cuda.synchronize(self.device)
         free_memory(self.device)  # in a capture, torch doesn't do that by itself
+        self._pool = torch.cuda.graph_pool_handle()  # the failed one may count as in use
         return self._capture(work)
 
     def _capture(self, work: Callable[[], T]) -> tuple[T, Callable[[], None]]:
-        """Not by torch.cuda.graph, which empties everyone's caches first, and whose stream belongs
-        to the first GPU that it was used on."""
+        """As torch.cuda.graph; but that empties everyone's caches first, always, and its stream
+        belongs to the first GPU that it was used on."""
         graph = torch.cuda.CUDAGraph()
         self._captures.wait_stream(self.compute)
         with (

@@ -138,7 +138,8 @@ def interpolate_stream(
     own is left, and no memory of the device.
 
     Args:
-        frames: images of (H, W, C) each, a second apart, or with times of their own.
+        frames: images of (H, W, C) each, a second apart, or with times of their own. On GPUs they
+            are asked for in another thread, some frames ahead, in inference mode if that is on.
         frame_rate: input frames a second, on average; the rate of slow motion.
 
     Yields:

@@ -8,6 +8,7 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -120,7 +121,8 @@ class Pairs:
         """Do what can be done for a frame, in any thread, before it is part of a pair."""
         if self._device and not self.options.tta and not self._device.holds(frame):
             dtype = gpu.carried(frame.dtype, self.model.dtype)
-            self._staged[frame] = gpu.stage(self._device, frame, dtype)
+            with suppress(RuntimeError):  # it is tried again, and then raised, where it is needed
+                self._staged[frame] = gpu.stage(self._device, frame, dtype)
 
     def close(self) -> None:
         """Give memory back, but for what the next run of the network starts from."""

@@ -4,12 +4,12 @@ is one, a GPU."""
 import gc
 import logging
 import random
+import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from fractions import Fraction
-from functools import partial
 from itertools import count, pairwise
 from types import SimpleNamespace
 
@@ -436,6 +436,21 @@ def test_planar_frames_are_staged_as_they_lie_and_make_the_same(channels):
     assert torch.equal(gpu.stage(LateDevice(), sparse, torch.float32), sparse)
 
 
+def test_a_frame_that_can_not_be_staged_ahead_is_staged_when_it_is_needed(monkeypatch):
+    model, frames = network("head"), clip(9)
+    wanted, stage, calls = interpolate(model, frames, **ALL), gpu.stage, count()
+
+    def fails_sometimes(*args):
+        if threading.current_thread() is not threading.main_thread() and next(calls) % 2:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+        return stage(*args)
+
+    monkeypatch.setattr(gpu, "stage", fails_sometimes)
+    with late():
+        assert apart(interpolate(model, frames, **ALL), wanted) < 1e-5
+    assert next(calls) >= 9
+
+
 def test_frames_are_asked_for_in_the_caller_s_mode():
     modes = []
 
@@ -524,23 +539,31 @@ def test_files_take_the_same_way(clips, tmp_path):
 
 @pytest.mark.slow
 def test_two_hundred_runs_of_all_kinds_leave_nothing_and_mix_nothing_up():
+    """Each starts from what those before it left."""
     models = [network(name) for name in NETWORKS]
     order = random.Random(0)
     wanted = {}
-    for run in range(200):
-        number, height, width = order.randrange(len(models)), *order.choice([(40, 70), (33, 64)])
-        frames, multiplier = clip(order.choice([2, 5, 9]), height, width), order.choice([2, 3])
-        key = number, frames.shape, multiplier
-        if key not in wanted:
-            wanted[key] = interpolate(models[number], frames, multiplier, **ALL)
-        stop, calls = order.choice([None, None, 3, 6]), count(1)
-        with late(run):
-            if stop:
-                with suppress(Cancelled):
-                    cancel = partial(lambda calls, stop: next(calls) > stop, calls, stop)
-                    interpolate(models[number], frames, multiplier, cancel=cancel, **ALL)
-            made = interpolate(models[number], frames, multiplier, **ALL)
-        assert apart(made, wanted[key]) < 1e-5, run
+    with late() as device, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rife.gpu.device_of", lambda model: None)
+        for run in range(200):
+            number, height, width = (
+                order.randrange(len(models)),
+                *order.choice([(40, 70), (33, 64)]),
+            )
+            frames, multiplier = clip(order.choice([2, 5, 9]), height, width), order.choice([2, 3])
+            key = number, frames.shape, multiplier
+            if key not in wanted:
+                wanted[key] = interpolate(models[number], frames, multiplier, **ALL)
+            stop = order.choice([None, None, 3, 6])
+            with pytest.MonkeyPatch.context() as on_device:
+                on_device.setattr("rife.gpu.device_of", lambda model: device)
+                if stop:
+                    with suppress(Cancelled):
+                        cancel = stop_after(stop)
+                        interpolate(models[number], frames, multiplier, cancel=cancel, **ALL)
+                made = interpolate(models[number], frames, multiplier, **ALL)
+            assert apart(made, wanted[key]) < 1e-5, run
+    assert device.captured < 30
 
 
 class Nowhere(LateDevice):
