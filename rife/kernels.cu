@@ -267,6 +267,25 @@ KERNEL gather_block_input(
         mean.y1 += MEAN * flow.y1;
     }
 
+    // Before the frames, so that the mean need not be kept.
+    constexpr int START = 2 * CHANNELS * (WARPED + STILL), REST = SIZE - START;
+    if constexpr (REST > 0) {
+        float rest[REST] = {};
+        if constexpr (TIME) rest[0] = times[b];
+        if constexpr (HANDED > 0) {
+            float handed[HANDED] = {};
+            add_handed<ADDS, SCALE>(b, y, x, height, width, handed, outputs...);
+            for (int p = 0; p < HANDED; p++) rest[TIME + p] = handed[p];
+        }
+        if constexpr (FLOW) {
+            rest[TIME + HANDED] = mean.x0 * (1.0f / SCALE);
+            rest[TIME + HANDED + 1] = mean.y0 * (1.0f / SCALE);
+            rest[TIME + HANDED + 2] = mean.x1 * (1.0f / SCALE);
+            rest[TIME + HANDED + 3] = mean.y1 * (1.0f / SCALE);
+        }
+        store<REST, REST>(target + START, rest);
+    }
+
     constexpr int PACK = pack_size<T>(CHANNELS, CHANNELS);
 #pragma unroll
     for (int part = WARPED ? 0 : 2; part < (STILL ? 4 : 2); part++) {
@@ -295,24 +314,6 @@ KERNEL gather_block_input(
             store<PACK, PACK>(target + channel, sum);
         }
         target += CHANNELS;
-    }
-
-    constexpr int REST = SIZE - 2 * CHANNELS * (WARPED + STILL);
-    if constexpr (REST > 0) {
-        float rest[REST] = {};
-        if constexpr (TIME) rest[0] = times[b];
-        if constexpr (HANDED > 0) {
-            float handed[HANDED] = {};
-            add_handed<ADDS, SCALE>(b, y, x, height, width, handed, outputs...);
-            for (int p = 0; p < HANDED; p++) rest[TIME + p] = handed[p];
-        }
-        if constexpr (FLOW) {
-            rest[TIME + HANDED] = mean.x0 * (1.0f / SCALE);
-            rest[TIME + HANDED + 1] = mean.y0 * (1.0f / SCALE);
-            rest[TIME + HANDED + 2] = mean.x1 * (1.0f / SCALE);
-            rest[TIME + HANDED + 3] = mean.y1 * (1.0f / SCALE);
-        }
-        store<REST, REST>(target, rest);
     }
 }
 
