@@ -34,6 +34,8 @@ from server import PromptServer
 from torch import Tensor, nn
 from tqdm import tqdm
 
+import nodes as comfy_nodes
+
 from . import rife
 from .rife.console import printable
 from .rife.download import fetch
@@ -548,13 +550,19 @@ async def offer_replacements(node_id: str, replacements: Sequence[Replacement]) 
             )
         )
 
-    def add_meta(prompt: dict[str, dict]) -> None:
-        """ComfyUI replaces only nodes with `_meta`, and prompts have it from the page only."""
-        for node in prompt.values():
-            if node.get("class_type") in {it.old_node_id for it in replacements}:
-                node.setdefault("_meta", {})
+    by_node = {replacement.old_node_id: replacement for replacement in replacements}
 
-    before_each_prompt(add_meta)
+    def complete(prompt: dict[str, dict]) -> None:
+        """ComfyUI fails to replace nodes without `_meta`, which prompts have from the page only, or
+        without an input that it maps, which it refuses in one line where it is null."""
+        for node in prompt.values():
+            kind = node.get("class_type")
+            if kind in by_node and kind not in comfy_nodes.NODE_CLASS_MAPPINGS:
+                node.setdefault("_meta", {})
+                for name in by_node[kind].inputs.values():
+                    node.setdefault("inputs", {}).setdefault(name, None)
+
+    before_each_prompt(complete)
 
 
 def before_each_prompt(change: Callable[[dict], None]) -> None:

@@ -593,6 +593,10 @@ def test_a_prompt_with_a_missing_node_of_others_runs_ours_with_its_checkpoint(
     *_, frames, model = run.said_on("rife")
     assert frames.startswith("2 -> 5 frames")
     assert "v4.0" in model  # so rife47.pth is here; the default is not
+    prompt["rife"] = {"class_type": kind, "inputs": inputs}
+    del inputs["multiplier"]
+    with pytest.raises(Rejected, match="multiplier"):
+        comfy.run(prompt)
 
 
 def test_a_prompt_may_name_its_model_and_a_wrong_name_is_refused(comfy: ComfyUI, clip: str) -> None:
