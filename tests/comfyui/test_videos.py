@@ -29,7 +29,9 @@ def picture(step: int) -> np.ndarray:
     return np.stack((red, green, 0.2 + 0.6 * y / HEIGHT, y / HEIGHT), 2)
 
 
-def write(path: Path, codec: str, pixel_format: str, colors: str = "sRGB", **options: str) -> None:
+def write(
+    path: Path, codec: str, pixel_format: str, colors: str = "sRGB", sounds: int = 1, **options: str
+) -> None:
     """A video of `COUNT` pictures with sound and a title."""
     with av.open(str(path), "w") as file:
         file.metadata["title"] = "a title"
@@ -38,7 +40,7 @@ def write(path: Path, codec: str, pixel_format: str, colors: str = "sRGB", **opt
         context = stream.codec_context
         context.colorspace, context.color_primaries, context.color_trc = TAGS[colors]
         context.color_range = 1
-        sound = file.add_stream("aac", rate=48000, layout="stereo")
+        tracks = [file.add_stream("aac", rate=48000, layout="stereo") for _ in range(sounds)]
         for step in range(COUNT):
             image = (picture(step) * 65535).astype(np.uint16)
             frame = av.VideoFrame.from_ndarray(image, "rgba64le")
@@ -51,7 +53,8 @@ def write(path: Path, codec: str, pixel_format: str, colors: str = "sRGB", **opt
         tone = np.sin(np.arange(48000 * COUNT // RATE) / 20).astype(np.float32)
         tone = av.AudioFrame.from_ndarray(np.stack((tone, tone)), "fltp", "stereo")
         tone.sample_rate = 48000
-        file.mux([*sound.encode(tone), *sound.encode(None)])
+        for sound in tracks:
+            file.mux([*sound.encode(tone), *sound.encode(None)])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,6 +64,13 @@ def files(comfy: ComfyUI) -> None:
     write(folder / "hlg.mp4", "libx264", "yuv420p10le", "HDR", crf="8")
     write(folder / "pq.mp4", "libx264", "yuv420p10le", "HDR PQ", crf="8")
     write(folder / "alpha.mov", "prores_ks", "yuva444p10le")
+    # A second sound track that nobody can decode, as that of iPhones' spatial audio.
+    write(folder / "spatial.mp4", "libx264", "yuv420p", sounds=2)
+    data = (folder / "spatial.mp4").read_bytes()
+    for known, unknown in ((b"mp4a", b"apac"), (b"esds", b"xxxx")):
+        start, _, end = data.rpartition(known)
+        data = start + unknown + end
+    (folder / "spatial.mp4").write_bytes(data)
 
 
 def needs(comfy: ComfyUI, node: str, text: str = "") -> None:
@@ -308,3 +318,15 @@ def test_images_beyond_1_stay_and_new_ones_reach_as_far(comfy: ComfyUI) -> None:
     )
     assert torch.equal(after["images"][::2], before["images"])
     assert after["images"][1].max() > 4
+
+
+def test_a_sound_track_without_a_decoder_is_left_out_and_named(comfy: ComfyUI) -> None:
+    graph = Graph(comfy)
+    video = graph.rife(graph.load("spatial.mp4"))
+    graph.save(video)
+    done = run(comfy, graph)
+    (path,) = comfy.files(done)
+    with av.open(str(path)) as file:
+        assert [stream.codec.canonical_name for stream in file.streams.audio] == ["aac"]
+        assert sum(1 for _ in file.decode(video=0)) == 2 * COUNT - 1
+    assert any("apac" in line for line in done.said_on(video[0]))
