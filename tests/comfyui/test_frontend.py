@@ -90,6 +90,20 @@ def test_a_template_opens_without_complaint_and_runs(
     assert page.problems == []
 
 
+def test_app_mode_shows_what_a_person_sets_of_the_first_template(page: Page) -> None:
+    commands = page.tab.evaluate("app.extensionManager.command.commands.map((it) => it.id)")
+    if "Comfy.ToggleLinear" not in commands:
+        pytest.skip("this page has no App mode")
+    page.load_template(NAME, "RIFE Smooth Video 2x")
+    page.command("Comfy.ToggleLinear")
+    page.close_dialogs()  # a tour of it
+    try:
+        for name in ("file", "multiplier", "target_fps", "duplicates"):
+            assert page.tab.get_by_text(name, exact=True).locator("visible=true").count() == 1
+    finally:
+        page.command("Comfy.ToggleLinear")
+
+
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
 def test_dropping_the_picture_on_the_canvas_loads_the_same_graph(
     page: Page, workflow: Path
