@@ -208,15 +208,13 @@ class BrokenRun(Run):
         (None, "they make other frames"),
     ],
 )
-def test_kernels_that_fail_or_err_are_done_without_and_that_is_said_once(
-    caplog, monkeypatch, error, said
-):
+def test_kernels_that_fail_or_err_are_done_without_and_that_is_said_once(caplog, error, said):
     model, frames = network("head"), clip(14)
     wanted = interpolate(model, frames, **ALL)
-    with late(late=False) as device:
+    with late(late=False) as device, pytest.MonkeyPatch.context() as patch:
         run = type("FusedRun", (BrokenRun,), {"error": error})
-        monkeypatch.setenv("RIFE_KERNELS", "triton")
-        monkeypatch.setattr(gpu, "fused_run", lambda name: run)
+        patch.setenv("RIFE_KERNELS", "triton")  # to be undone before what `late` sets
+        patch.setattr(gpu, "fused_run", lambda name: run)
         for _ in range(2):
             assert apart(interpolate(model, frames, **ALL), wanted) < 1e-5
     assert device.replays
