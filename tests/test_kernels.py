@@ -51,9 +51,10 @@ CUDA_C = Path(kernels_nvrtc.__file__).with_name("kernels.cu")
 ON_CPU = CpuKernels(CUDA_C)
 
 
-#: Triton's are tested on GPUs as part of whole runs (test_cuda.py): each takes seconds to compile.
+#: Triton's are tested on GPUs as part of whole runs (test_cuda.py), as each takes seconds to
+#: compile, and on CPUs among the slow tests, as its interpreter takes seconds, too.
 ON_GPUS = [pytest.mark.cuda] if DEVICE == "cuda" else []
-LANGUAGES = ["triton", pytest.param("nvrtc", marks=ON_GPUS)]
+LANGUAGES = [pytest.param("triton", marks=pytest.mark.slow), pytest.param("nvrtc", marks=ON_GPUS)]
 
 
 @pytest.fixture(params=LANGUAGES)
