@@ -584,7 +584,7 @@ def test_hdr_keeps_its_depth_and_its_light(tmp_path, caplog, transfer, target, o
 def test_what_hdr_loses_is_said(tmp_path, caplog):
     source = make_hdr(tmp_path / "in.mp4")
     copy(source, tmp_path / "out.mp4", codec="libx264", pixel_format="yuv420p")
-    assert "yuv420p holds 8 bits of 10; --pixel-format yuv420p10le keeps all." in caplog.text
+    assert "yuv420p holds 8 bits of 10; pixel format yuv420p10le keeps all." in caplog.text
     caplog.clear()
     copy(source, tmp_path / "out.mov", codec="prores_ks")
     assert "can't be kept: mastering display metadata, content light level" in caplog.text
@@ -593,11 +593,11 @@ def test_what_hdr_loses_is_said(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("codec", "pixel_format", "message"),
     [
-        ("libx264", "yuv420p10le", "yuv420p holds 8 bits of 10; --pixel-format yuv420p10le"),
-        ("libx264", "yuv444p", "colours at a lower resolution, as players need it; --pixel-format "
+        ("libx264", "yuv420p10le", "yuv420p holds 8 bits of 10; pixel format yuv420p10le"),
+        ("libx264", "yuv444p", "colours at a lower resolution, as players need it; pixel format "
          "yuv444p keeps all"),
         ("libx264", "yuv422p10le", "8 bits of 10 and colours at a lower resolution, as players "
-         "need it; --pixel-format yuv422p10le keeps all"),
+         "need it; pixel format yuv422p10le keeps all"),
         ("libx264", "yuv420p", None),
         ("ffv1", "gray", None),
     ],
@@ -671,8 +671,8 @@ def test_transparency_is_kept_where_it_can_be(
 @pytest.mark.parametrize(
     ("target", "options", "advice"),
     [("out.mp4", {}, r".mov, .webm, .webp, .apng and .gif files keep it"),
-     ("out.mkv", {}, "--codec ffv1 or libvpx-vp9 keeps it"),
-     ("out.mov", {"codec": "libx264"}, "--codec prores_ks or qtrle keeps it")],
+     ("out.mkv", {}, "Codec ffv1 or libvpx-vp9 keeps it"),
+     ("out.mov", {"codec": "libx264"}, "Codec prores_ks or qtrle keeps it")],
 )  # fmt: skip
 def test_lost_transparency_is_said_with_the_nearest_way_to_keep_it(
     tmp_path, caplog, target, options, advice

@@ -40,11 +40,11 @@ CONTAINERS = {
     ".mp4": Container("mp4", _H264, "aac", _OTHER_FILES, _HEVC, options=_MP4),
     ".m4v": Container("ipod", _H264, "aac", _OTHER_FILES, _HEVC, options=_MP4),
     ".mov": Container(
-        "mov", _H264, "aac", "--codec prores_ks or qtrle keeps it", _HEVC, ("prores_ks",), _MP4
+        "mov", _H264, "aac", "codec prores_ks or qtrle keeps it", _HEVC, ("prores_ks",), _MP4
     ),
-    ".mkv": Container("matroska", _H264, "aac", "--codec ffv1 or libvpx-vp9 keeps it", _HEVC),
+    ".mkv": Container("matroska", _H264, "aac", "codec ffv1 or libvpx-vp9 keeps it", _HEVC),
     ".webm": Container(
-        "webm", ("libvpx-vp9", "libsvtav1"), "libopus", "--codec libvpx-vp9 keeps it",
+        "webm", ("libvpx-vp9", "libsvtav1"), "libopus", "codec libvpx-vp9 keeps it",
         ("libsvtav1", "libvpx-vp9"),
     ),
 }  # fmt: skip

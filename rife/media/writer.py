@@ -228,7 +228,7 @@ class VideoWriter(Writer):
             roomier = roomier_format(encoder, self._source_format)
             logger.warning(
                 "%s holds %s%s.", name, " and ".join(less),
-                f"; --pixel-format {roomier} keeps all" if roomier else "",
+                f"; pixel format {roomier} keeps all" if roomier else "",
             )  # fmt: skip
         width, height = len(settings.columns), len(settings.rows)
         if (width, height) != (info.width, info.height):
