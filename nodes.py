@@ -442,7 +442,7 @@ class RIFEFrameInterpolate(io.ComfyNode):
             )
         if mask is None:
             result = run.interpolate(images, _options(**settings))
-            mask = torch.zeros(1, dtype=result.dtype).expand(result.shape[:3])
+            mask = result.new_zeros(1).expand(result.shape[:3])
         else:
             joined = run.interpolate(_add_mask(images, mask), _options(**settings))
             result, mask = joined[..., :3].contiguous(), joined[..., 3].contiguous()
