@@ -173,7 +173,7 @@ class Page:
         self.tab.mouse.click(*self.place(node))
         self.tab.get_by_test_id("info-button").click()
         page = self.tab.locator(".node-help-content")
-        page.wait_for()
+        page.locator("h1").first.wait_for()  # the page comes from the server
         self.settle()
         return page.inner_text()
 
