@@ -113,9 +113,13 @@ def start(run: Callable[[], int], folder: Path, log: Path, is_late: bool) -> int
         signal.pthread_sigmask(signal.SIG_UNBLOCK, polite)
         with late() if is_late else contextlib.nullcontext():
             status = run()
-        # The progress bar has a thread for all bars to come.
+        # The progress bar has a thread for all bars to come, and frames have workers for all runs.
         known = type(threading.main_thread()), TMonitor
-        others = [thread for thread in threading.enumerate() if not isinstance(thread, known)]
+        others = [
+            thread
+            for thread in threading.enumerate()
+            if not isinstance(thread, known) and not thread.name.startswith("frame worker")
+        ]
         assert not others, others
         gc.collect()
         still_open = [name for name in open_files() if name.startswith(str(folder))]
