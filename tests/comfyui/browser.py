@@ -188,7 +188,12 @@ class Page:
         self.set("Comfy.Locale", language)
 
     def render_nodes_2(self, on: bool) -> bool:
-        """Show nodes as Nodes 2.0 does or as the classic page does; False if this page can't."""
+        """Show nodes as Nodes 2.0 does or as the classic page does; False if this page can't, or
+        has no more than an experiment of it."""
+        version = self.tab.evaluate("window.__COMFYUI_FRONTEND_VERSION__")
+        if tuple(map(int, version.split(".")[:2])) < (1, 33):
+            self.open()
+            return not on
         set_to = "(to) => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', to)"
         self.tab.evaluate(set_to, on)
         self.settle()

@@ -184,7 +184,9 @@ def test_the_report_says_where_the_frames_are_played_at_another_rate(
     page.connect("RIFEFrameInterpolate", "fps", "CreateVideo", "fps")
     (saved,) = page.run()
     assert read(saved) == (50, 49, False)
-    assert page.value("RIFEFrameInterpolate", "report").startswith(done)  # it didn't run again
+    node = comfy.get("/object_info/RIFEFrameInterpolate")["RIFEFrameInterpolate"]
+    if node.get("has_intermediate_output"):  # else older ones don't show it again: it didn't run
+        assert page.value("RIFEFrameInterpolate", "report").startswith(done)
 
 
 @pytest.mark.parametrize("kind", NODES)
@@ -199,9 +201,10 @@ def test_the_info_button_opens_our_help_page(page: Page, kind: str) -> None:
 @pytest.fixture(params=[False, True], ids=["classic", "Nodes 2.0"])
 def rendering(page: Page, request: pytest.FixtureRequest) -> Iterator[None]:
     """The page, drawing nodes in one of its two ways."""
-    page.set("Comfy.VueNodes.Enabled", request.param)
+    if not page.render_nodes_2(request.param):
+        pytest.skip("this page has one rendering only")
     yield
-    page.set("Comfy.VueNodes.Enabled", False)
+    page.render_nodes_2(False)
 
 
 def test_a_forgotten_rate_is_the_video_s_and_the_report_stays_on_the_node(
