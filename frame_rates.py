@@ -12,8 +12,8 @@ import nodes as comfy_nodes
 INTERPOLATE = "RIFEFrameInterpolate"
 #: What nodes that load or make images call the output with their frame rate.
 RATE_NAMES = ("fps", "frame_rate", "framerate")
-#: Nodes that give a frame for each frame of this input, or for those of a part of it, in their order,
-#: once or again and again. Those that pick, double or mix frames change the rate: they lack here.
+#: Nodes that give a frame for each frame of this input, or of a part of it, in order, once or many
+#: times over. Those that pick, double or mix frames change the rate and are not among them.
 PASS_FRAMES_ON = {
     "AdjustBrightness": "images",
     "AdjustContrast": "images",
