@@ -10,7 +10,6 @@ import importlib.util
 import logging
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -21,6 +20,8 @@ from functools import cache
 from pathlib import Path
 
 import torch
+
+from .fileio import atomic_output
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +194,9 @@ def compile_or_read(
     compiled = compiler.compile(source, kernel, architecture)
     content = b"\n".join((_digest(compiled.name, compiled.cubin), compiled.name, compiled.cubin))
     try:
-        _write_atomically(file, content)
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_output(file, overwrite=True) as temporary:
+            temporary.write_bytes(content)
     except OSError as error:
         log.info("compiled kernels are not kept, so each run compiles them again (%s)", error)
     return compiled
@@ -201,19 +204,6 @@ def compile_or_read(
 
 def _digest(name: bytes, cubin: bytes) -> bytes:
     return hashlib.sha256(name + b"\n" + cubin).hexdigest().encode()
-
-
-def _write_atomically(file: Path, content: bytes) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=file.parent)
-    try:
-        with open(handle, "wb") as stream:
-            stream.write(content)
-        os.replace(temporary, file)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
 
 
 # The driver
