@@ -50,13 +50,13 @@ REHEARSAL = {"480p": (64, 96), "1080p": (96, 128), "4K": (128, 192)}
 LENGTHS = (7, 25, 49, 97)
 #: How frames are given: on the GPU or not, and as a VAE's decoder leaves them, plane by plane.
 PLACES = ("CPU", "CPU planar", "GPU", "GPU planar")
-#: Of kernels, the first that is part of a name tells the kind.
-KINDS = (
-    "gather_block_input", "render_frames", "full_size_motion", "finish_convolution",
-    "see", "show", "spread", "activate", "Memcpy", "Memset", "dgrad", "conv", "fprop", "xmma",
-    "cutlass", "nchw", "nhwc", "index", "elementwise", "reduce",
-)  # fmt: skip
 CONVOLUTIONS = ("dgrad", "conv", "fprop", "xmma", "cutlass", "nchw", "nhwc")
+#: Of kernels, the first that is part of a name tells the kind: ours by CUDA C and Triton, others'.
+KINDS = (
+    "prepare_frame", "gather_block_input", "render_frames", "full_size_motion",
+    "finish_convolution", "pack_block_output", "see", "show", "spread", "activate",
+    "Memcpy", "Memset", *CONVOLUTIONS, "index", "elementwise", "reduce",
+)  # fmt: skip
 
 
 def main() -> None:
