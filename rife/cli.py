@@ -17,7 +17,6 @@ from .checkpoint import (
     NETWORKS,
     best_device,
     convert,
-    default_dtype,
     describe,
     load_model,
     usable_dtype,
@@ -85,8 +84,9 @@ def run_interpolate(args: argparse.Namespace) -> int:
     """IN to OUT, a frame at a time."""
     _check_input(args.input)
     refuse_same_file(args.input, args.output)  # known at once, a model takes seconds
-    device = args.device or best_device()
-    dtype = usable_dtype(DTYPES[args.dtype], device) if args.dtype else default_dtype(device)
+    device, dtype = args.device or best_device(), DTYPES.get(args.dtype)
+    if dtype:
+        dtype = usable_dtype(dtype, device)
     model = load_model(_chosen_model(args.model), device, dtype)
     options = Options(
         args.scale, args.ensemble, args.refine, args.tta,

@@ -406,10 +406,10 @@ class Card:
                 device.wait(stream, self._read[slot])
 
         def upload() -> None:
-            there = source
+            image = source
             if source.stride() != target.stride():  # as it lies: the device turns it round
-                there = source.to(target.device, non_blocking=True)
-            target.copy_(there, non_blocking=True)
+                image = source.to(target.device, non_blocking=True)
+            target.copy_(image, non_blocking=True)
             if target.is_floating_point():
                 target.clamp_(0, 1)
 

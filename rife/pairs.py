@@ -297,10 +297,12 @@ class Pairs:
         card, size = self._card, tuple(frame.shape)
         if card is None or (card.size, card.dtype) != (size, dtype) or card.batch < way.batch:
             self._leave_card()
-            self._card = self._found_card(size, dtype, max(way.batch, self.at_once(frame)))
+            self._card = self._reuse_or_make_card(size, dtype, max(way.batch, self.at_once(frame)))
         return self._card
 
-    def _found_card(self, size: tuple[int, int, int], dtype: torch.dtype, batch: int) -> gpu.Card:
+    def _reuse_or_make_card(
+        self, size: tuple[int, int, int], dtype: torch.dtype, batch: int
+    ) -> gpu.Card:
         """One that an earlier run left, or a new one."""
         options, scale = self.options, self.options.scale_for(*size[:2])
         self._kind = size, dtype, scale, options.ensemble, options.refine, kernels.names()
