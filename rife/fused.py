@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .engine import Run, halves
-from .kernels import BlockOutput, Kernels, load
+from .kernels import BlockInputLayout, BlockOutput, Kernels, load
 from .network import Prepared
 from .warp import at_least_float32
 
@@ -74,25 +74,22 @@ class FusedRun(Run):
     def enter(self, entry, scale: int, both: bool = False) -> list[Tensor]:
         sizes = {part.rstrip("01"): size for x in entry.tensors for part, size in x.items()}
         times = self.times.flatten()
-        warped, still = "seen" in sizes, "still" in sizes
-        x = self.kernels.gather_block_input(
-            self.frames[0].seen,
-            self._indices,
-            times,
-            self._found,
+        layout = BlockInputLayout(
             scale=scale,
-            warped=warped,
-            still=still,
+            warped="seen" in sizes,
+            still="still" in sizes,
             time=sizes.get("time", 0),
             handed=sizes.get("given", 0),
             flow=sizes.get("flow", 0),
-            adds=self.mask_adds,
             size=entry.channels,
+        )
+        x = self.kernels.gather_block_input(
+            self.frames[0].seen, self._indices, times, self._found, layout, adds=self.mask_adds
         )
         made = [entry.layers[0](x)]
         if both:
-            if "time" in sizes:
-                column = 2 * self.frames[0].seen.shape[1] * (warped + still)
+            if layout.time:
+                column = 2 * self.frames[0].seen.shape[1] * (layout.warped + layout.still)
                 x[:, column] = (1 - times)[:, None, None]
             made.append(entry.layers[1](x))
         return made

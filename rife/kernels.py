@@ -29,6 +29,29 @@ class BlockOutput:
     factor: int
 
 
+@dataclass(frozen=True)
+class BlockInputLayout:
+    """The channels of a block's input, in this order.
+
+    Attributes:
+        scale: How many times smaller than the frames it is.
+        warped: Whether both frames come as motion moves them.
+        still: Whether both frames come as they are.
+        time: Channels of the timestep, 0 or 1.
+        handed: Channels of what blocks hand over.
+        flow: Channels of the flow, 0 or 4.
+        size: All channels; those beyond the ones above are zeros.
+    """
+
+    scale: int
+    warped: bool
+    still: bool
+    time: int
+    handed: int
+    flow: int
+    size: int
+
+
 class Kernels(Protocol):
     """What a module of kernels has."""
 
@@ -38,26 +61,17 @@ class Kernels(Protocol):
         indices: tuple[Tensor, Tensor],
         times: Tensor,
         outputs: Sequence[BlockOutput],
+        layout: BlockInputLayout,
         *,
-        scale: int,
-        warped: bool,
-        still: bool,
-        time: int,
-        handed: int,
-        flow: int,
         adds: bool,
-        size: int,
     ) -> Tensor:
-        """Returns a block's input at `scale`, (B, size, h, w) channels last, of the frames' dtype:
-        of both frames what motion makes of them (if `warped`), and as they are (if `still`); then
-        the timestep, what blocks hand over, the flow, and zeros.
+        """Returns a block's input, (B, layout.size, h, w) channels last, of the frames' dtype.
 
         Args:
             frames: (N, c, H, W) channels last, c a power of two.
             indices: (B,) int64 each: which of them are the first and the second frame.
             times: (B,) float32.
             outputs: Of the blocks before.
-            time, handed, flow: Channels of each.
             adds: Masks are added up; else the last block's counts.
         """
 

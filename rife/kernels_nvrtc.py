@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .kernels import BlockOutput
+from .kernels import BlockInputLayout, BlockOutput
 from .nvrtc import Kernels
 
 #: Threads of a block. Those of a row read and write neighbours.
@@ -53,22 +53,16 @@ def gather_block_input(
     indices: tuple[Tensor, Tensor],
     times: Tensor,
     outputs: Sequence[BlockOutput],
+    layout: BlockInputLayout,
     *,
-    scale: int,
-    warped: bool,
-    still: bool,
-    time: int,
-    handed: int,
-    flow: int,
     adds: bool,
-    size: int,
 ) -> Tensor:
     _, channels, height, width = frames.shape
-    batch, h, w = len(times), height // scale, width // scale
-    block_input = frames.new_empty(batch, h, w, size)
+    batch, h, w = len(times), height // layout.scale, width // layout.scale
+    block_input = frames.new_empty(batch, h, w, layout.size)
     template = [
-        _TYPES[frames.dtype], scale, channels, warped, still, bool(time), handed, bool(flow), adds,
-        size,
+        _TYPES[frames.dtype], layout.scale, channels, layout.warped, layout.still,
+        bool(layout.time), layout.handed, bool(layout.flow), adds, layout.size,
     ]  # fmt: skip
     pointers = [block_input, frames, *indices, times.contiguous()]
     _launch("gather_block_input", template, (batch, h, w), pointers, (height, width), outputs)

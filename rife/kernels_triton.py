@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .kernels import BlockOutput
+from .kernels import BlockInputLayout, BlockOutput
 
 if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):
     raise ImportError(f"Triton {triton.__version__} is too old: the kernels need 3.3")
@@ -309,24 +309,19 @@ def gather_block_input(
     indices: tuple[Tensor, Tensor],
     times: Tensor,
     outputs: Sequence[BlockOutput],
+    layout: BlockInputLayout,
     *,
-    scale: int,
-    warped: bool,
-    still: bool,
-    time: int,
-    handed: int,
-    flow: int,
     adds: bool,
-    size: int,
 ) -> Tensor:
     _, wide, height, width = frames.shape
-    batch, h, w = len(times), height // scale, width // scale
-    rest = size - 2 * wide * (warped + still)
-    out = frames.new_empty(batch, h, w, size)
+    batch, h, w = len(times), height // layout.scale, width // layout.scale
+    rest = layout.size - 2 * wide * (layout.warped + layout.still)
+    out = frames.new_empty(batch, h, w, layout.size)
     _see[(triton.cdiv(h * w, BLOCK), batch)](
         out, frames.permute(0, 2, 3, 1), *indices, times, H=height, W=width,
-        SCALE=scale, WIDE=wide, WARPED=warped, STILL=still, TIME=time, GIVEN=handed, FLOW=flow,
-        ADDS=adds, REST=rest, COLUMNS=triton.next_power_of_2(max(1, rest)), SIZE=size, BLOCK=BLOCK,
+        SCALE=layout.scale, WIDE=wide, WARPED=layout.warped, STILL=layout.still, TIME=layout.time,
+        GIVEN=layout.handed, FLOW=layout.flow, ADDS=adds, REST=rest,
+        COLUMNS=triton.next_power_of_2(max(1, rest)), SIZE=layout.size, BLOCK=BLOCK,
         **_of(outputs),
     )  # fmt: skip
     return out.permute(0, 3, 1, 2)

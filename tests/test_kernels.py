@@ -21,7 +21,7 @@ from benchmarks.kernels import variants as kernel_variants
 from rife import gpu, interpolate, kernels_nvrtc
 from rife.engine import Engine
 from rife.fused import fused_run
-from rife.kernels import BlockOutput, load
+from rife.kernels import BlockInputLayout, BlockOutput, load
 from rife.memory import Job
 from rife.network import Prepared, blend
 from rife.options import Options
@@ -164,11 +164,11 @@ def test_blocks_see_what_plain_torch_gives_them(kernels, before, scale, channels
         wanted += [flow / scale]
     wanted = resize(torch.cat(wanted, 1), 1 / scale)
     filled = -(-(wanted.shape[1] + 1) // 8) * 8
-    made = kernels.gather_block_input(
-        seen, INDICES, times, found, scale=scale, adds=adds, size=filled,
-        warped="warped" in parts, still="still" in parts, time=int("time" in parts),
-        handed=handed.shape[1] * ("mask" in parts), flow=4 * ("flow" in parts),
+    layout = BlockInputLayout(
+        scale, "warped" in parts, "still" in parts, int("time" in parts),
+        handed.shape[1] * ("mask" in parts), 4 * ("flow" in parts), filled,
     )  # fmt: skip
+    made = kernels.gather_block_input(seen, INDICES, times, found, layout, adds=adds)
     assert made.is_contiguous(memory_format=torch.channels_last)
     assert (made[:, : wanted.shape[1]] - wanted).abs().max() < CLOSE
     assert not made[:, wanted.shape[1] :].any()
