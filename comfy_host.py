@@ -38,12 +38,12 @@ import nodes as comfy_nodes
 
 from . import rife
 from .rife.console import printable
-from .rife.download import fetch
 from .rife.fileio import plain_errors
-from .rife.gpu import cards
-from .rife.heap import empty
+from .rife.inference.cuda_backend import cards
+from .rife.inference.malloc import empty
 from .rife.media.base import ClipInfo, to_uint8
-from .rife.zoo import DEFAULT, ZOO
+from .rife.models.download import fetch
+from .rife.models.zoo import DEFAULT, ZOO
 
 #: Where models are looked for, in this order.
 OWN, CORE, PACK = FOLDERS = ("rife", "frame_interpolation", "ComfyUI-Frame-Interpolation")

@@ -21,7 +21,7 @@ from . import rife
 from .frame_rates import connect_source_fps
 from .rife.console import printable
 from .rife.media import open_reader
-from .rife.zoo import DEFAULT
+from .rife.models.zoo import DEFAULT
 
 # Core's type, so that its nodes take our models and ours take its.
 RIFEModel = io.Custom("INTERP_MODEL")

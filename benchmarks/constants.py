@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import rife.engine
-import rife.memory
+import rife.engine.engine
+import rife.inference.planner
 from benchmarks.peers import NETWORKS
 from rife import Network, interpolate
 
@@ -44,11 +44,11 @@ def main() -> None:
 
 
 def set_strip(pixels: int) -> None:
-    rife.engine.STRIP = pixels
+    rife.engine.engine.STRIP = pixels
 
 
 def set_call(pixels: int) -> None:
-    rife.memory.BATCH_PIXELS["cpu"] = pixels
+    rife.inference.planner.BATCH_PIXELS["cpu"] = pixels
 
 
 def moving(height: int, width: int) -> Tensor:
@@ -67,7 +67,7 @@ def compare(
     clip: Tensor,
     rounds: int,
 ) -> None:
-    usual = rife.engine.STRIP, rife.memory.BATCH_PIXELS["cpu"]
+    usual = rife.engine.engine.STRIP, rife.inference.planner.BATCH_PIXELS["cpu"]
     times: dict[int, list[float]] = {number: [] for number in numbers}
     for _ in range(1 + rounds):
         for number in numbers:
@@ -75,7 +75,7 @@ def compare(
             start = time.perf_counter()
             interpolate(network, clip, 2, cuts="ignore")
             times[number].append(1000 * (time.perf_counter() - start) / (FRAMES - 1))
-    rife.engine.STRIP, rife.memory.BATCH_PIXELS["cpu"] = usual
+    rife.engine.engine.STRIP, rife.inference.planner.BATCH_PIXELS["cpu"] = usual
     size = "{1}x{0}".format(*clip.shape[1:3])
     for number, (_, *measured) in times.items():  # the first warms up
         shown = f"{number:,}" if number < 10**12 else "all"

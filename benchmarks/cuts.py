@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from rife.scene import CutDetector, is_duplicate, thumbnail
+from rife.analysis.scene import CutDetector, is_duplicate, thumbnail
 from tools import assets
 
 #: Cuts by eye, as the number of the first frame after; other clips are one shot, or fade.

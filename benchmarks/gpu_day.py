@@ -41,7 +41,7 @@ from benchmarks.report import gpu_tables
 from benchmarks.roofline import ceilings, work
 from benchmarks.speed import OPTIONS, machine, psnr, take_turns, timed
 from rife import Network, interpolate
-from rife.tiles import pad
+from rife.inference.tiling import pad
 
 #: Height and width.
 SIZES = {"480p": (480, 720), "1080p": (1080, 1920), "4K": (2160, 3840)}

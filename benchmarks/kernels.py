@@ -24,15 +24,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-import rife
 from benchmarks.peers import NETWORKS
-from rife import Network, kernels_nvrtc
-from rife.engine import Engine
-from rife.fused import FusedRun, fused_run
-from rife.kernels import BlockOutput, Kernels, load
-from rife.memory import BATCH, BATCH_PIXELS
-from rife.network import Prepared
-from rife.nvrtc import nvrtc
+from rife import Network
+from rife.engine import kernels_nvrtc
+from rife.engine.engine import Engine
+from rife.engine.fused import FusedRun, fused_run
+from rife.engine.kernels import BlockOutput, Kernels, load
+from rife.engine.nvrtc import nvrtc
+from rife.inference.planner import BATCH, BATCH_PIXELS
+from rife.networks.base import Prepared
 
 SIZES = {"480p": (480, 720), "1080p": (1080, 1920)}
 LANGUAGES = ("triton", "nvrtc")
@@ -263,7 +263,7 @@ class Resources(NamedTuple):
 
 def resources(kernel: str, architecture: str) -> Resources:
     """Registers of a thread and bytes spilled, of a kernel compiled for an architecture."""
-    source = Path(rife.__file__).with_name("kernels.cu").read_text(encoding="utf-8")
+    source = Path(kernels_nvrtc.__file__).with_name("kernels.cu").read_text(encoding="utf-8")
     said = nvrtc().compile(source, kernel, architecture, "--ptxas-options=-v").log
     registers = int(re.search(r"Used (\d+) registers", said)[1])
     spilled = sum(map(int, re.findall(r"(\d+) bytes (?:spill|stack)", said)))

@@ -24,8 +24,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rife import Network, Options, interpolate, load_model
-from rife.IFNet import IFNet
-from rife.IFNet_v4 import VERSIONS, IFNet_v4
+from rife.networks.ifnet import IFNet
+from rife.networks.ifnet_v4 import VERSIONS, IFNet_v4
 from tools import assets
 
 #: (N, H, W, 3) float32 in [0, 1] on the CPU, multiplier -> (M, H, W, 3), the same.

@@ -25,9 +25,9 @@ import torch
 import torch.nn.functional as F
 
 from rife import load_model
+from rife.inference.session import Pairs
+from rife.inference.tiling import FADE
 from rife.options import Options
-from rife.pairs import Pairs
-from rife.tiles import FADE
 from tools import assets
 
 CLIPS = {"bigbuckbunny": range(5, 125, 40), "bikes": range(5, 245, 80)}

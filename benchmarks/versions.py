@@ -35,7 +35,7 @@ WORKER = """
 import json, os, resource, sys, time
 import av, numpy as np, torch
 from rife import interpolate, interpolate_file
-from rife.IFNet_v4 import VERSIONS, IFNet_v4
+from rife.networks.ifnet_v4 import VERSIONS, IFNet_v4
 
 kind, count, height, width, folder = json.loads(sys.argv[1])
 torch.manual_seed(0)

@@ -11,10 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checkpoint import best_device, load_weights, read_state_dict
 from .fileio import atomic_output
-from .IFNet import IFNet
-from .IFNet_m import IFNet_m
+from .models.checkpoint import best_device, load_weights, read_state_dict
+from .networks.ifnet import IFNet, IFNet_m
 
 
 class Model:

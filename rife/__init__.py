@@ -12,8 +12,11 @@ from . import interrupts
 if sys.argv[:1] == ["-m"] and "rife" in sys.orig_argv:  # `python -m rife`: what follows takes long
     interrupts.exit_at_once()
 
-from .cancel import Cancelled
-from .checkpoint import (
+from .callbacks import Cancelled
+from .interpolate import Summary, interpolate, interpolate_stream
+from .interpolate_file import interpolate_file
+from .media.reader import INTERLACED
+from .models.checkpoint import (
     EXTENSIONS,
     CheckpointError,
     load_model,
@@ -21,11 +24,8 @@ from .checkpoint import (
     save_model,
     usable_dtype,
 )
-from .clip import interpolate_file
-from .flow import flow_to_image, motion_to_image, optical_flow
-from .interpolate import Summary, interpolate, interpolate_stream
-from .media.reader import INTERLACED
-from .network import Network, NonFiniteError
+from .networks.base import Network, NonFiniteError
+from .optical_flow import flow_to_image, motion_to_image, optical_flow
 from .options import CUTS, Options
 from .timeline import LENGTHS, Schedule, Timeline, parse_frame_rate
 

@@ -11,7 +11,13 @@ from typing import NoReturn
 
 import torch
 
-from .checkpoint import (
+from .console import print_error, printable, progress_bar, steady_console
+from .fileio import FileError, refuse_same_file
+from .inference.planner import NotEnoughMemory, first_line, is_out_of_memory
+from .interpolate import Summary
+from .interpolate_file import interpolate_file
+from .interrupts import raised_once
+from .models.checkpoint import (
     EFFECTS,
     EXTENSIONS,
     NETWORKS,
@@ -21,16 +27,10 @@ from .checkpoint import (
     load_model,
     usable_dtype,
 )
-from .clip import interpolate_file
-from .console import print_error, printable, progress_bar, steady_console
-from .download import fetch
-from .fileio import FileError, refuse_same_file
-from .interpolate import Summary
-from .interrupts import raised_once
-from .memory import NotEnoughMemory, first_line, is_out_of_memory
+from .models.download import fetch
+from .models.zoo import DEFAULT, ZOO, on_disk
 from .options import CUTS, Options
 from .timeline import LENGTHS, Timeline, parse_frame_rate, parse_multiplier, parse_number
-from .zoo import DEFAULT, ZOO, on_disk
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

@@ -22,15 +22,16 @@ import av
 import psutil
 import torch
 
-from . import gpu, nvrtc
-from .checkpoint import EXTENSIONS, CheckpointError, default_dtype, describe, sha256
 from .console import printable
-from .IFNet_v4 import VERSIONS, IFNet_v4
+from .engine import nvrtc
+from .inference import cuda_backend
+from .inference.planner import first_line
 from .interpolate import interpolate
-from .memory import first_line
-from .network import Network
-from .warp import resize
-from .zoo import DEFAULT, ZOO
+from .models.checkpoint import EXTENSIONS, CheckpointError, default_dtype, describe, sha256
+from .models.zoo import DEFAULT, ZOO
+from .networks.base import Network
+from .networks.ifnet_v4 import VERSIONS, IFNet_v4
+from .networks.warp import resize
 
 #: What requirements.txt names besides torch and av, and what is used where it is there.
 PACKAGES = ("numpy", "einops", "safetensors", "pillow", "tqdm", "filelock", "psutil")
@@ -44,7 +45,7 @@ VARIABLES = (
 #: Of the self-test: enough frames for graphs to be recorded and replayed.
 HEIGHT, WIDTH, NEW_FRAMES = 64, 128, 32
 GAIN = 5  # of the last layers, for motion of some pixels
-MOST_APART = 1e-3  # on average, in float32; with fewer bits gpu.MOST_APART
+MOST_APART = 1e-3  # on average, in float32; with fewer bits cuda_backend.MOST_APART
 
 
 class Problem(str):
@@ -251,7 +252,7 @@ def _self_test(device: torch.device) -> str:
         f"{seconds / NEW_FRAMES * 1e3:.2f} ms a frame of {WIDTH}x{HEIGHT}, {way}, "
         f"{apart.mean():.0e} from the network's own frames, at most {apart.max():.0e}"
     )
-    most = MOST_APART if model.dtype == torch.float32 else gpu.MOST_APART
+    most = MOST_APART if model.dtype == torch.float32 else cuda_backend.MOST_APART
     right = bool(apart.mean() < most)  # not if NaN
     text = "\n".join([text, *notes])
     return f"ok: {text}" if right else Problem(f"wrong frames: {text}")
@@ -268,9 +269,9 @@ def _network() -> Network:
 
 def _way(model: Network) -> str:
     """How frames are made on this model's device."""
-    if gpu.device_of(model) is None:
+    if cuda_backend.device_of(model) is None:
         return "the plain engine"
-    fused = gpu.engine_for(model, (HEIGHT, WIDTH), 1.0).is_fused
+    fused = cuda_backend.engine_for(model, (HEIGHT, WIDTH), 1.0).is_fused
     return f"streams and graphs, {'fused' if fused else 'plain'} kernels"
 
 

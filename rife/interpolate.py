@@ -1,6 +1,6 @@
 """The loop: frames in, denser frames out, through any network.
 
-One way for all callers: `interpolate` (a batch), `clip.interpolate_file` (a stream) and the nodes
+One way for all callers: `interpolate` (a batch), `interpolate_file` (a stream) and the nodes
 all run `_stream`.
 """
 
@@ -17,16 +17,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .cancel import Cancel, stop_if_cancelled
-from .heap import empty, freed_memory_kept
-from .highlights import compress, expand
+from .analysis.scene import CutDetector, even_out, is_duplicate, thumbnail
+from .callbacks import Cancel, stop_if_cancelled
+from .inference.highlights import compress, expand
+from .inference.malloc import empty, freed_memory_kept
+from .inference.session import Pairs
+from .inference.threads import finish, frames_ahead, submit
 from .media.base import Frame
-from .network import Network, at_input_frame
+from .networks.base import Network, at_input_frame
 from .options import Options
-from .pairs import Pairs
-from .scene import CutDetector, even_out, is_duplicate, thumbnail
 from .timeline import HALF, Schedule, Timeline, parse_multiplier
-from .workers import finish, frames_ahead, submit
 
 log = logging.getLogger(__name__)
 

@@ -32,9 +32,9 @@ import torch
 from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 
-from rife import safe_read
-from rife.checkpoint import CheckpointError, load_model
-from rife.IFNet_v4 import IFNet_v4, Parameters
+from rife.models import safe_read
+from rife.models.checkpoint import CheckpointError, load_model
+from rife.networks.ifnet_v4 import IFNet_v4, Parameters
 
 SECONDS = 60  # under load, too
 SLACK = 32 << 20  # what Python and torch take for themselves, beside twice the file's size

@@ -37,9 +37,9 @@ from PIL import Image
 
 from rife import Timeline, interpolate_file
 from rife.fileio import FileError
-from rife.IFNet_v4 import IFNet_v4, Parameters
 from rife.interpolate import Summary
 from rife.media import open_reader
+from rife.networks.ifnet_v4 import IFNet_v4, Parameters
 
 SECONDS = 10
 MEGABYTES = 1000

@@ -1,4 +1,4 @@
-"""A `rife.gpu.Device` on the CPU, for tests: real work on real tensors, but each stream does what
+"""cuda_backend.Device on the CPU, for tests: real work on real tensors, but each stream does what
 it is given as late as events allow, in an odd order, and graphs are what they are on a GPU."""
 
 import random
@@ -11,8 +11,8 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rife import gpu
-from rife.gpu import found_ahead
+from rife.inference import cuda_backend
+from rife.inference.cuda_backend import found_ahead
 
 #: What makes the CPU wait for the device.
 WAITS = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero")
@@ -137,10 +137,10 @@ def late(*args, **options):
     here, and with three frames in a call."""
     device = LateDevice(*args, **options)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rife.gpu.device_of", lambda model: device)
+        patch.setattr("rife.inference.cuda_backend.device_of", lambda model: device)
         patch.setenv("RIFE_KERNELS", "none")
-        patch.setattr(gpu, "_trusted", {})
-        patch.setattr(gpu, "cards", gpu.CardCache())
-        patch.setattr("rife.memory.BATCH", 3)
-        patch.setattr("rife.engine._GATHERS", False)  # it is for CPUs alone
+        patch.setattr(cuda_backend, "_trusted", {})
+        patch.setattr(cuda_backend, "cards", cuda_backend.CardCache())
+        patch.setattr("rife.inference.planner.BATCH", 3)
+        patch.setattr("rife.engine.engine._GATHERS", False)  # it is for CPUs alone
         yield device

@@ -31,10 +31,10 @@ from safetensors.torch import save_file
 from tqdm import TMonitor
 
 from rife import cli, interpolate_file, load_model
-from rife.IFNet_v4 import IFNet_v4, Parameters
 from rife.media import open_reader
 from rife.media.reader import VideoReader
 from rife.media.writer import VideoWriter
+from rife.networks.ifnet_v4 import IFNet_v4, Parameters
 
 from .fuzz_video import H264, open_files
 from .late_device import late

@@ -24,8 +24,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from rife import safe_read
-from rife.checkpoint import (
+from rife.models import safe_read
+from rife.models.checkpoint import (
     NETWORKS,
     CheckpointError,
     best_device,
@@ -36,12 +36,10 @@ from rife.checkpoint import (
     read_state_dict,
     save_model,
 )
-from rife.IFNet import IFNet
-from rife.IFNet_2R import IFNet_2R
-from rife.IFNet_HDv3 import IFNet_HDv3
-from rife.IFNet_m import IFNet_m
-from rife.IFNet_v4 import VERSIONS, IFNet_v4, Parameters
-from rife.network import dtype_name
+from rife.networks.base import dtype_name
+from rife.networks.ifnet import IFNet, IFNet_2R, IFNet_m
+from rife.networks.ifnet_hdv3 import IFNet_HDv3
+from rife.networks.ifnet_v4 import VERSIONS, IFNet_v4, Parameters
 from rife.RIFE import Model
 
 from .fuzz_checkpoint import (
@@ -882,7 +880,7 @@ def test_a_file_that_changes_while_it_is_converted_is_not_said_to_be_the_source(
         return content
 
     read_tensors = safe_read.read_tensors
-    monkeypatch.setattr("rife.checkpoint.read_tensors", touched)
+    monkeypatch.setattr("rife.models.checkpoint.read_tensors", touched)
     with pytest.raises(CheckpointError, match="written to meanwhile"):
         convert(path, target)
     assert not target.exists()

@@ -24,12 +24,11 @@ from PIL import Image
 from safetensors import safe_open
 
 from rife import load_model
-from rife.checkpoint import read_state_dict, sha256
 from rife.cli import main
-from rife.IFNet import IFNet
-from rife.IFNet_2R import IFNet_2R
 from rife.media.writer import VideoWriter
-from rife.zoo import DEFAULT, ZOO
+from rife.models.checkpoint import read_state_dict, sha256
+from rife.models.zoo import DEFAULT, ZOO
+from rife.networks.ifnet import IFNet, IFNet_2R
 
 from .seeded import seeded_images, seeded_state
 from .test_download import serving

@@ -11,13 +11,15 @@ from itertools import combinations
 import pytest
 import torch
 
-from rife import Cancelled, gpu, interpolate, kernels_nvrtc, load_model
-from rife.engine import Engine
-from rife.IFNet_v4 import VERSIONS, IFNet_v4
-from rife.kernels import ORDER
+from rife import Cancelled, interpolate, load_model
+from rife.engine import kernels_nvrtc
+from rife.engine.engine import Engine
+from rife.engine.kernels import ORDER
+from rife.inference import cuda_backend
+from rife.inference.session import Pairs
+from rife.inference.tiling import pad
+from rife.networks.ifnet_v4 import VERSIONS, IFNet_v4
 from rife.options import Options
-from rife.pairs import Pairs
-from rife.tiles import pad
 
 from .seeded import seeded_clip, seeded_state
 from .test_half_precision import pair, psnr, worst_tile
@@ -41,14 +43,14 @@ def clip(count, height=96, width=150, seed=1):
 @pytest.fixture
 def counted(monkeypatch):
     """The graphs that are captured."""
-    graphs, capture = [], gpu.Device.capture
+    graphs, capture = [], cuda_backend.Device.capture
 
     def counting(self, work):
         made = capture(self, work)
         graphs.append(1)
         return made
 
-    monkeypatch.setattr(gpu.Device, "capture", counting)
+    monkeypatch.setattr(cuda_backend.Device, "capture", counting)
     return graphs
 
 
@@ -56,7 +58,7 @@ def counted(monkeypatch):
 @pytest.mark.parametrize("row", ["v4.0 - v4.1", "v4.6", "v4.25 - v4.26"])
 def test_frames_are_the_cpu_s(row, kernels, counted, caplog, monkeypatch):
     monkeypatch.setenv("RIFE_KERNELS", kernels)
-    monkeypatch.setattr("rife.memory.BATCH", 4)  # several calls, so that one is captured
+    monkeypatch.setattr("rife.inference.planner.BATCH", 4)  # several calls, so that one is captured
     model, frames = network(row, torch.float32), clip(12)
     made = interpolate(model, frames, 3, **ALL)
     wanted = interpolate(model.cpu(), frames, 3, **ALL)
@@ -68,13 +70,15 @@ def test_frames_are_the_cpu_s(row, kernels, counted, caplog, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
 def test_kernels_of_all_languages_make_the_same_frames(dtype, counted, caplog, monkeypatch):
     """In float16, of frames in bytes and in floats, captured."""
-    monkeypatch.setattr("rife.memory.BATCH", 4)
+    monkeypatch.setattr("rife.inference.planner.BATCH", 4)
     frames, made = clip(12), {}
     frames = (255 * frames).byte() if dtype == torch.uint8 else frames
     for language in (*ORDER, "none"):
         monkeypatch.setenv("RIFE_KERNELS", language)
         model = network()
-        assert gpu.engine_for(model, frames.shape[1:3], 1.0).is_fused == (language != "none")
+        assert cuda_backend.engine_for(model, frames.shape[1:3], 1.0).is_fused == (
+            language != "none"
+        )
         captured = len(counted)
         made[language] = interpolate(model, frames, 3, **ALL).float()
         assert len(counted) > captured
@@ -82,7 +86,7 @@ def test_kernels_of_all_languages_make_the_same_frames(dtype, counted, caplog, m
     assert not caplog.records, caplog.text
     levels = 255 if dtype == torch.uint8 else 1
     for one, other in combinations(made.values(), 2):
-        assert (one - other).abs().mean() < gpu.MOST_APART * levels
+        assert (one - other).abs().mean() < cuda_backend.MOST_APART * levels
 
 
 @pytest.mark.parametrize("stream", ["default", "other"])
@@ -137,7 +141,7 @@ def test_memory_is_flat_and_comes_back():
     """With the network, or when it is asked for."""
     model, frames = network(), clip(8, 270, 480)
     interpolate(model, frames, 2, **ALL)  # what libraries keep once for all
-    gpu.cards.release()
+    cuda_backend.cards.release()
     gc.collect()
     torch.cuda.empty_cache()
     before, peaks = torch.cuda.mem_get_info()[0], []
@@ -147,7 +151,7 @@ def test_memory_is_flat_and_comes_back():
         interpolate(model, turning, 2, **ALL)
         peaks.append(torch.cuda.max_memory_allocated())
     assert peaks[1] < peaks[0] + 20e6
-    (kept,) = gpu.cards._kept
+    (kept,) = cuda_backend.cards._kept
     assert kept.card.nbytes > 50e6
     torch.cuda.empty_cache()
     held = before - torch.cuda.mem_get_info()[0]
@@ -198,7 +202,7 @@ def test_a_stream_of_the_caller_s_is_kept_to():
 def test_two_runs_at_once_mix_nothing_up():
     model, clips = network(), [clip(20, 270, 480, seed) for seed in (1, 2)]
     wanted = [interpolate(model, frames, 2, **ALL) for frames in clips]
-    gpu.cards.release()
+    cuda_backend.cards.release()
     with ThreadPoolExecutor(2) as threads:
         for _ in range(4):
             made = threads.map(lambda frames: interpolate(model, frames, 2, **ALL), clips)
@@ -217,7 +221,7 @@ def test_no_memory_in_a_capture_is_known_and_answered(monkeypatch, caplog):
 
     model, frames = network(), clip(20, 270, 480)
     wanted = interpolate(model, frames, 2, **ALL)
-    gpu.cards.release()
+    cuda_backend.cards.release()
     monkeypatch.setattr(Engine, "motion", full_at_first)
     assert torch.equal(interpolate(model, frames, 2, **ALL), wanted)
     assert failures and not caplog.records, caplog.text

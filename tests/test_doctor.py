@@ -12,7 +12,7 @@ import torch
 
 from rife import doctor
 from rife.doctor import examine
-from rife.zoo import DEFAULT
+from rife.models.zoo import DEFAULT
 
 from . import archive
 from .test_cli import rife
@@ -90,7 +90,7 @@ def test_what_the_log_says_of_a_device_is_part_of_the_report(
     whole = doctor.interpolate
 
     def logging(*inputs: object, **options: object) -> torch.Tensor:
-        doctor.gpu.log.warning("no kernels (%s)", "why")
+        doctor.cuda_backend.log.warning("no kernels (%s)", "why")
         return whole(*inputs, **options)
 
     monkeypatch.setattr(doctor, "interpolate", logging)

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import pytest
 
-from rife import download
-from rife.cancel import Cancelled
-from rife.checkpoint import save_model
-from rife.download import DownloadError, fetch
-from rife.IFNet_v4 import VERSIONS, IFNet_v4
-from rife.zoo import HubFile, Published, WebFile
+from rife.callbacks import Cancelled
+from rife.models import download
+from rife.models.checkpoint import save_model
+from rife.models.download import DownloadError, fetch
+from rife.models.zoo import HubFile, Published, WebFile
+from rife.networks.ifnet_v4 import VERSIONS, IFNet_v4
 
 from .seeded import seeded_state
 
@@ -398,8 +398,8 @@ def test_a_token_is_for_the_hub_alone(server, entry, tmp_path, monkeypatch):
 SCRIPT = """
     import sys
     from pathlib import Path
-    from rife.download import fetch, DownloadError
-    from rife.zoo import HubFile, Published, WebFile
+    from rife.models.download import fetch, DownloadError
+    from rife.models.zoo import HubFile, Published, WebFile
     heavy = {{"huggingface_hub", "httpx", "requests"}} & set(sys.modules)
     assert not heavy, "imported before it is needed"
     source = WebFile({url!r}) if {url!r} else HubFile("owner/repo", "folder/{name}")

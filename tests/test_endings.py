@@ -12,7 +12,7 @@ import av
 import pytest
 
 from rife import interpolate, interpolate_file
-from rife.IFNet_v4 import VERSIONS, IFNet_v4, Parameters
+from rife.networks.ifnet_v4 import VERSIONS, IFNet_v4, Parameters
 
 from .late_device import late
 from .seeded import seeded_clip, seeded_state

@@ -8,15 +8,13 @@ import pytest
 import torch
 
 from rife import load_model
-from rife.engine import Engine
-from rife.IFNet import IFNet
-from rife.IFNet_2R import IFNet_2R
-from rife.IFNet_HDv3 import IFNet_HDv3
-from rife.IFNet_m import IFNet_m
-from rife.IFNet_v4 import VERSIONS, IFNet_v4
+from rife.engine.engine import Engine
+from rife.inference.session import Pairs
+from rife.inference.tiling import pad
+from rife.networks.ifnet import IFNet, IFNet_2R, IFNet_m
+from rife.networks.ifnet_hdv3 import IFNet_HDv3
+from rife.networks.ifnet_v4 import VERSIONS, IFNet_v4
 from rife.options import Options
-from rife.pairs import Pairs
-from rife.tiles import pad
 
 from .seeded import seeded_images, seeded_state
 
@@ -77,7 +75,7 @@ def test_frames_are_the_network_s(name):
 def test_frames_are_the_network_s_at_all_scales_in_several_strips_and_pairs(
     name, scale, monkeypatch
 ):
-    monkeypatch.setattr("rife.engine.STRIP", 8192)
+    monkeypatch.setattr("rife.engine.engine.STRIP", 8192)
     # Random flow grows with the blocks' scales, and with it what rounding does to frames.
     network = seeded(name, NETWORKS[name][1] * min(1, scale))
     multiple = network.side_multiple(scale)

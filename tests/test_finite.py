@@ -17,10 +17,10 @@ from rife import (
     network_of,
     optical_flow,
 )
-from rife.checkpoint import convert
 from rife.cli import main
-from rife.IFNet_HDv3 import IFNet_HDv3
-from rife.IFNet_v4 import VERSIONS, IFNet_v4, Parameters
+from rife.models.checkpoint import convert
+from rife.networks.ifnet_hdv3 import IFNet_HDv3
+from rife.networks.ifnet_v4 import VERSIONS, IFNet_v4, Parameters
 from rife.timeline import Timeline
 
 from .seeded import seeded_clip, seeded_images, seeded_state
@@ -159,7 +159,7 @@ def test_it_is_noticed_whatever_a_run_asks_for(options):
 @pytest.mark.parametrize("make", [network, flow_is_lost])
 @pytest.mark.parametrize("tta", [False, True])
 def test_it_is_noticed_in_tiles(monkeypatch, make, tta):
-    monkeypatch.setattr("rife.memory.available_memory", lambda device: 1)
+    monkeypatch.setattr("rife.inference.planner.available_memory", lambda device: 1)
     refuses(make(), seeded_clip(2, 160, 320), tta=tta, **ALL)
 
 

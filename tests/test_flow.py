@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rife.flow import flow_to_image
+from rife.optical_flow import flow_to_image
 
 
 def colour(x, y, **options):

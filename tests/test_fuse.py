@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rife.fuse import Layer, Upsampling, fuse
+from rife.engine.layers import Layer, Upsampling, fuse
 
 DTYPES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 

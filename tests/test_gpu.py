@@ -16,14 +16,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rife import Cancelled, NonFiniteError, gpu, interpolate, interpolate_stream
-from rife.clip import interpolate_file
-from rife.engine import Engine, Run
-from rife.IFNet_HDv3 import IFNet_HDv3
-from rife.IFNet_v4 import VERSIONS, IFNet_v4, Parameters
-from rife.memory import Job
+from rife import Cancelled, NonFiniteError, interpolate, interpolate_stream
+from rife.engine.engine import Engine, Run
+from rife.inference import cuda_backend
+from rife.inference.planner import Job
+from rife.inference.session import Pairs
+from rife.interpolate_file import interpolate_file
+from rife.networks.ifnet_hdv3 import IFNet_HDv3
+from rife.networks.ifnet_v4 import VERSIONS, IFNet_v4, Parameters
 from rife.options import Options
-from rife.pairs import Pairs
 from rife.timeline import Timeline
 
 from .late_device import LateDevice, late
@@ -143,7 +144,7 @@ def test_what_is_made_of_a_frame_that_is_not_finite_is_an_error(monkeypatch):
     def only_the_first(motion):
         return torch.full((len(motion.flow),), 0 if next(calls) else torch.nan)
 
-    monkeypatch.setattr("rife.network.Motion.checksum", only_the_first)
+    monkeypatch.setattr("rife.networks.base.Motion.checksum", only_the_first)
     model, frames = network("halves"), clip(2)
     with late(), pytest.raises(NonFiniteError):
         list(Pairs(model, Options()).between(*frames, [Fraction(1, 4)]))
@@ -214,7 +215,7 @@ def test_kernels_that_fail_or_err_are_done_without_and_that_is_said_once(caplog,
     with late(late=False) as device, pytest.MonkeyPatch.context() as patch:
         run = type("FusedRun", (BrokenRun,), {"error": error})
         patch.setenv("RIFE_KERNELS", "triton")  # to be undone before what `late` sets
-        patch.setattr(gpu, "fused_run", lambda name: run)
+        patch.setattr(cuda_backend, "fused_run", lambda name: run)
         for _ in range(2):
             assert apart(interpolate(model, frames, **ALL), wanted) < 1e-5
     assert device.replays
@@ -254,7 +255,9 @@ def test_a_missing_wait_is_noticed_by_the_late_device(missing):
             device.wait = lambda to, event, wait=wait, stream=stream: (
                 None if to is stream else wait(to, event)
             )
-        card = gpu.Card(Engine(model), Options(), device, (40, 70, 3), torch.float32, batch=2)
+        card = cuda_backend.Card(
+            Engine(model), Options(), device, (40, 70, 3), torch.float32, batch=2
+        )
         jobs = [Job(*pair, Fraction(1, 2)) for pair in pairwise(frames)]
         coming = [card.download(card.make(jobs[i : i + 2])[0]) for i in range(0, len(jobs), 2)]
         worst = max(worst, apart(torch.cat([get() for get in coming]), wanted))
@@ -264,14 +267,14 @@ def test_a_missing_wait_is_noticed_by_the_late_device(missing):
 @pytest.fixture
 def new_cards(monkeypatch):
     """Those that are made, by weak references."""
-    made, Card = [], gpu.Card
+    made, Card = [], cuda_backend.Card
 
     def remembered(*args):
         card = Card(*args)
         made.append(weakref.ref(card))
         return card
 
-    monkeypatch.setattr("rife.gpu.Card", remembered)
+    monkeypatch.setattr("rife.inference.cuda_backend.Card", remembered)
     return made
 
 
@@ -337,7 +340,7 @@ def test_no_more_is_left_than_a_share_of_the_memory_the_oldest_goes_first(new_ca
     models, frames = [network("head") for _ in range(3)], clip(5)
     with late() as device:
         interpolate(models[0], frames, **ALL)
-        device.total_memory = int(2.5 * new_cards[0]().nbytes / gpu.KEPT_SHARE)
+        device.total_memory = int(2.5 * new_cards[0]().nbytes / cuda_backend.KEPT_SHARE)
         for model in models[1:]:
             interpolate(model, frames, **ALL)
         gc.collect()
@@ -353,11 +356,11 @@ def test_memory_is_given_back_on_demand(new_cards):
     with late() as device:
         for model in models:
             interpolate(model, frames, **ALL)
-        assert gpu.cards.release(models[0])
+        assert cuda_backend.cards.release(models[0])
         gc.collect()
         assert [ref() is not None for ref in new_cards] == [False, True]
         assert device.emptied == 1
-        assert gpu.cards.release() and not gpu.cards.release()
+        assert cuda_backend.cards.release() and not cuda_backend.cards.release()
         gc.collect()
         assert new_cards[1]() is None
 
@@ -378,7 +381,9 @@ def test_two_runs_at_once_mix_nothing_up():
     wanted = [interpolate(model, frames, **ALL) for frames in clips]
     with late(), pytest.MonkeyPatch.context() as patch:
         seeds = count()
-        patch.setattr("rife.gpu.device_of", lambda model: LateDevice(next(seeds)))
+        patch.setattr(
+            "rife.inference.cuda_backend.device_of", lambda model: LateDevice(next(seeds))
+        )
         with ThreadPoolExecutor(2) as threads:
             for _ in range(2):
                 made = threads.map(lambda frames: interpolate(model, frames, **ALL), clips)
@@ -400,15 +405,15 @@ def test_a_device_that_fails_at_the_end_is_said_hides_no_error_and_keeps_nothing
 
 def test_calls_are_full_whatever_the_multiplier(monkeypatch):
     """The last one, too, which would be another shape to set up."""
-    jobs, sizes, make, made = [], [], gpu.Card.make, gpu.Card._made
+    jobs, sizes, make, made = [], [], cuda_backend.Card.make, cuda_backend.Card._made
     monkeypatch.setattr(
-        "rife.gpu.Card.make",
+        "rife.inference.cuda_backend.Card.make",
         lambda self, these, *args, **more: (
             jobs.append(len(these)) or make(self, these, *args, **more)
         ),
     )
     monkeypatch.setattr(
-        "rife.gpu.Card._made",
+        "rife.inference.cuda_backend.Card._made",
         lambda self, order: sizes.append(order.shape[1]) or made(self, order),
     )
     model, frames = network("head"), clip(9)
@@ -425,25 +430,25 @@ def test_calls_are_full_whatever_the_multiplier(monkeypatch):
 def test_planar_frames_are_staged_as_they_lie_and_make_the_same(channels):
     model, frames = network("head"), clip(9).repeat(1, 1, 1, 2)[..., :channels].contiguous()
     planar = frames.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
-    staged = gpu.stage(LateDevice(), planar[0], torch.float16)
+    staged = cuda_backend.stage(LateDevice(), planar[0], torch.float16)
     assert staged.stride() == planar[0].stride()
     assert torch.equal(staged, frames[0].half())
     with late():
         assert torch.equal(interpolate(model, planar, **ALL), interpolate(model, frames, **ALL))
     sparse = frames[0][::2, :, :2]
-    assert torch.equal(gpu.stage(LateDevice(), sparse, torch.float32), sparse)
+    assert torch.equal(cuda_backend.stage(LateDevice(), sparse, torch.float32), sparse)
 
 
 def test_a_frame_that_can_not_be_staged_ahead_is_staged_when_it_is_needed(monkeypatch):
     model, frames = network("head"), clip(9)
-    wanted, stage, calls = interpolate(model, frames, **ALL), gpu.stage, count()
+    wanted, stage, calls = interpolate(model, frames, **ALL), cuda_backend.stage, count()
 
     def fails_sometimes(*args):
         if threading.current_thread() is not threading.main_thread() and next(calls) % 2:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
         return stage(*args)
 
-    monkeypatch.setattr(gpu, "stage", fails_sometimes)
+    monkeypatch.setattr(cuda_backend, "stage", fails_sometimes)
     with late():
         assert apart(interpolate(model, frames, **ALL), wanted) < 1e-5
     assert next(calls) >= 9
@@ -478,12 +483,12 @@ def test_frames_made_of_made_ones_take_the_same_slots(new_cards, dtype):
 
 def test_frames_are_looked_at_ahead_in_order_and_no_further_than_needed():
     asked = iter(range(100))
-    ahead = gpu.found_ahead(lambda: next(asked))
+    ahead = cuda_backend.found_ahead(lambda: next(asked))
     assert [next(ahead) for _ in range(5)] == [0, 1, 2, 3, 4]
     ahead.close()
-    assert next(asked) <= 5 + gpu.LOOK_AHEAD + 1
+    assert next(asked) <= 5 + cuda_backend.LOOK_AHEAD + 1
     few = iter([1, 2])
-    assert list(gpu.found_ahead(lambda: next(few, None))) == [1, 2]
+    assert list(cuda_backend.found_ahead(lambda: next(few, None))) == [1, 2]
 
 
 def test_what_fails_while_looking_ahead_is_raised_in_its_turn():
@@ -492,7 +497,7 @@ def test_what_fails_while_looking_ahead_is_raised_in_its_turn():
         raise ValueError("this frame is broken")
 
     items = frames()
-    ahead = gpu.found_ahead(lambda: next(items, None))
+    ahead = cuda_backend.found_ahead(lambda: next(items, None))
     assert next(ahead) == 1
     with pytest.raises(ValueError, match="broken"):
         next(ahead)
@@ -520,7 +525,7 @@ def test_no_frame_is_looked_at_once_a_run_has_ended():
 
 def test_settings_of_cudnn_are_put_back():
     before = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
-    with pytest.raises(KeyError), gpu.best_convolutions():
+    with pytest.raises(KeyError), cuda_backend.best_convolutions():
         assert torch.backends.cudnn.benchmark
         raise KeyError
     assert (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic) == before
@@ -542,7 +547,7 @@ def test_two_hundred_runs_of_all_kinds_leave_nothing_and_mix_nothing_up():
     order = random.Random(0)
     wanted = {}
     with late() as device, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rife.gpu.device_of", lambda model: None)
+        patch.setattr("rife.inference.cuda_backend.device_of", lambda model: None)
         for run in range(200):
             number, height, width = (
                 order.randrange(len(models)),
@@ -554,7 +559,7 @@ def test_two_hundred_runs_of_all_kinds_leave_nothing_and_mix_nothing_up():
                 wanted[key] = interpolate(models[number], frames, multiplier, **ALL)
             stop = order.choice([None, None, 3, 6])
             with pytest.MonkeyPatch.context() as on_device:
-                on_device.setattr("rife.gpu.device_of", lambda model: device)
+                on_device.setattr("rife.inference.cuda_backend.device_of", lambda model: device)
                 if stop:
                     with suppress(Cancelled):
                         cancel = stop_after(stop)
@@ -590,7 +595,7 @@ def test_no_network_waits_for_the_device_or_computes_beside_it(name):
         refine="refine" in model.options | model.built_in, ensemble="ensemble" in model.options
     )
     device = Nowhere(late=False)
-    card = gpu.Card(Engine(model), options, device, (96, 150, 3), torch.float32, batch=1)
+    card = cuda_backend.Card(Engine(model), options, device, (96, 150, 3), torch.float32, batch=1)
     for pair in pairwise(frames):
         made, _ = card.make([Job(*pair, Fraction(1, 2))])
     assert made.is_meta and made.shape == (1, 96, 150, 3)

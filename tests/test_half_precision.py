@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from rife import interpolate, load_model
-from rife.fuse import Layer, fuse
+from rife.engine.layers import Layer, fuse
 
 
 def rounded(x):
@@ -38,7 +38,7 @@ def emulated(monkeypatch):
 
     def run(model, frames):
         with monkeypatch.context() as patch:
-            patch.setattr("rife.engine.fuse", rounding)
+            patch.setattr("rife.engine.engine.fuse", rounding)
             return interpolate(model.half().float(), frames)
 
     return run

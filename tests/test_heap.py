@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from rife import heap
+from rife.inference import malloc
 
-pytestmark = pytest.mark.skipif(heap._glibc() is None, reason="there is no glibc to talk to")
+pytestmark = pytest.mark.skipif(malloc._glibc() is None, reason="there is no glibc to talk to")
 
 #: Takes and frees 200 MB twice, as two frames would; prints pages that were new to the process.
 PROGRAM = """
 import resource
 import torch
-from rife.heap import freed_memory_kept
+from rife.inference.malloc import freed_memory_kept
 
 def faults(size=50_000_000):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -61,7 +61,7 @@ def test_whoever_has_set_the_heap_up_is_left_alone():
 
 def test_results_ask_for_large_pages():
     """Which pages a memory may have is the kernel's to say: `hg` among a mapping's flags."""
-    frames = heap.empty((9, 480, 720, 3), torch.float32, torch.device("cpu"))
+    frames = malloc.empty((9, 480, 720, 3), torch.float32, torch.device("cpu"))
     assert frames.shape == (9, 480, 720, 3) and frames.dtype == torch.float32
     middle = frames.data_ptr() + frames.nbytes // 2
     flags = mapping = None
@@ -76,4 +76,4 @@ def test_results_ask_for_large_pages():
     if Path("/sys/kernel/mm/transparent_hugepage").exists():
         assert "hg" in flags
     frames.fill_(1)
-    assert heap.empty((0, 2), torch.uint8, torch.device("cpu")).shape == (0, 2)
+    assert malloc.empty((0, 2), torch.uint8, torch.device("cpu")).shape == (0, 2)

@@ -15,9 +15,9 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from rife import Options, interpolate_file
 from rife.fileio import FileError
-from rife.IFNet_v4 import IFNet_v4, Parameters
 from rife.media import create_writer, open_reader
 from rife.media.pictures import png_chunk
+from rife.networks.ifnet_v4 import IFNet_v4, Parameters
 
 from .seeded import seeded_state
 

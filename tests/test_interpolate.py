@@ -18,10 +18,10 @@ from rife import (
     interpolate_stream,
     load_model,
 )
-from rife.engine import Engine
-from rife.IFNet_HDv3 import IFNet_HDv3
-from rife.IFNet_v4 import VERSIONS, IFNet_v4
+from rife.engine.engine import Engine
 from rife.media.base import Frame
+from rife.networks.ifnet_hdv3 import IFNet_HDv3
+from rife.networks.ifnet_v4 import VERSIONS, IFNet_v4
 
 from .seeded import seeded_images, seeded_state
 
@@ -254,7 +254,7 @@ def test_progress_counts_the_frames(v40, bikes):
 
 
 def test_cancel_stops_before_the_next_network_run(v40, bikes, monkeypatch):
-    monkeypatch.setattr("rife.memory.BATCH", 1)
+    monkeypatch.setattr("rife.inference.planner.BATCH", 1)
     done = []
     with pytest.raises(Cancelled):
         interpolate(v40, bikes, progress=lambda *a: done.append(a), cancel=lambda: len(done) >= 2)
@@ -495,7 +495,7 @@ def test_several_pairs_in_a_call_give_what_one_by_one_gives(
     calls = counted(monkeypatch)
     together = interpolate(model, clip, multiplier)
     many = len(calls)
-    monkeypatch.setattr("rife.memory.BATCH", 1)
+    monkeypatch.setattr("rife.inference.planner.BATCH", 1)
     alone = interpolate(model, clip, multiplier)
     assert many < len(calls) - many or (model.any_timestep, multiplier) == (False, 3)
     assert (together - alone).abs().max() < 1e-5

@@ -18,14 +18,16 @@ import torch.nn.functional as F
 
 from benchmarks.kernels import ARCHITECTURES, resources
 from benchmarks.kernels import variants as kernel_variants
-from rife import gpu, interpolate, kernels_nvrtc
-from rife.engine import Engine
-from rife.fused import fused_run
-from rife.kernels import BlockInputLayout, BlockOutput, load
-from rife.memory import Job
-from rife.network import Prepared, blend
+from rife import interpolate
+from rife.engine import kernels_nvrtc
+from rife.engine.engine import Engine
+from rife.engine.fused import fused_run
+from rife.engine.kernels import BlockInputLayout, BlockOutput, load
+from rife.inference import cuda_backend
+from rife.inference.planner import Job
+from rife.networks.base import Prepared, blend
+from rife.networks.warp import resize, warp
 from rife.options import Options
-from rife.warp import resize, warp
 
 from .cases import few
 from .cpu_kernels import CpuKernels
@@ -309,8 +311,8 @@ def test_kernels_read_slots_and_are_recorded(language, name, dtype):
     network = seeded(name).to(DEVICE)
     frames = seeded_clip(5, 32, 61)
     frames = (255 * frames).byte() if dtype == torch.uint8 else frames
-    device = LateDevice(1) if DEVICE == "cpu" else gpu.Device(network.device)
-    card = gpu.Card(
+    device = LateDevice(1) if DEVICE == "cpu" else cuda_backend.Device(network.device)
+    card = cuda_backend.Card(
         Engine(network, fused_run(language)), Options(), device, (32, 61, 3), dtype, batch=1
     )
     made = []
@@ -332,8 +334,8 @@ def test_kernels_notice_flow_that_is_not_finite(language, amount, doubt):
     network = seeded("v3.5").to(DEVICE)
     with torch.no_grad():
         network.block2.conv1[0].bias[0] = amount
-    device = LateDevice(1) if DEVICE == "cpu" else gpu.Device(network.device)
-    card = gpu.Card(
+    device = LateDevice(1) if DEVICE == "cpu" else cuda_backend.Device(network.device)
+    card = cuda_backend.Card(
         Engine(network, fused_run(language)), Options(), device, (32, 32, 3), torch.uint8, batch=1
     )
     frames = (255 * seeded_clip(2, 32, 32)).byte()
@@ -347,14 +349,14 @@ def test_kernels_notice_flow_that_is_not_finite(language, amount, doubt):
     [(("triton", "nvrtc"), "nvrtc"), (("triton",), "without the fused kernels"), ((), "")],
 )
 def test_where_triton_is_missing_nvrtc_runs(names, said, caplog, monkeypatch):
-    monkeypatch.setattr("rife.kernels.ORDER", names)
-    monkeypatch.setattr(gpu, "_trusted", {})
-    monkeypatch.setattr(gpu, "fused_run", fused_run.__wrapped__)
+    monkeypatch.setattr("rife.engine.kernels.ORDER", names)
+    monkeypatch.setattr(cuda_backend, "_trusted", {})
+    monkeypatch.setattr(cuda_backend, "fused_run", fused_run.__wrapped__)
     monkeypatch.setattr(kernels_nvrtc, "_kernels", ON_CPU)
     monkeypatch.setattr(kernels_nvrtc, "compile_first", ON_CPU.compile_first)
-    monkeypatch.setitem(sys.modules, "rife.kernels_triton", None)
+    monkeypatch.setitem(sys.modules, "rife.engine.kernels_triton", None)
     caplog.set_level(logging.INFO)
-    engine = gpu.engine_for(seeded("v3.5"), SIZE, 1.0)
+    engine = cuda_backend.engine_for(seeded("v3.5"), SIZE, 1.0)
     assert engine.is_fused == ("nvrtc" in names)
     assert said in caplog.text
     assert not [r for r in caplog.records if r.levelno > logging.INFO]  # nothing is wrong
@@ -364,10 +366,10 @@ COMPILE = """
 import sys, torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
-from rife import kernels_triton as kernels
-from rife.engine import Engine
-from rife.fused import fused_run
-from rife.network import Prepared
+from rife.engine import kernels_triton as kernels
+from rife.engine.engine import Engine
+from rife.engine.fused import fused_run
+from rife.networks.base import Prepared
 from tests.test_engine import seeded
 
 class Driver:

@@ -26,7 +26,7 @@ import comfy.model_patcher  # noqa: E402
 import comfy.utils  # noqa: E402
 import folder_paths  # noqa: E402
 
-from rife.zoo import DEFAULT, ZOO  # noqa: E402
+from rife.models.zoo import DEFAULT, ZOO  # noqa: E402
 
 from .test_download import Server, serving  # noqa: E402
 

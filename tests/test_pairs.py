@@ -18,10 +18,9 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from rife import load_model
-from rife.cancel import Cancelled
-from rife.engine import Engine
-from rife.IFNet_HDv3 import IFNet_HDv3
-from rife.memory import (
+from rife.callbacks import Cancelled
+from rife.engine.engine import Engine
+from rife.inference.planner import (
     BATCH_PIXELS,
     Job,
     Ladder,
@@ -31,9 +30,10 @@ from rife.memory import (
     copy_to_cpu,
     is_out_of_memory,
 )
-from rife.network import Motion
+from rife.inference.session import Pairs
+from rife.networks.base import Motion
+from rife.networks.ifnet_hdv3 import IFNet_HDv3
 from rife.options import Options
-from rife.pairs import Pairs
 
 from .seeded import seeded_images
 
@@ -105,8 +105,10 @@ def on_device(monkeypatch):
                     calls.append((self.network.device.type, len(first.image), pixels))
                 return super().motion(first, second, *args, **options)
 
-        monkeypatch.setattr("rife.pairs.Engine", LimitedEngine)
-        monkeypatch.setattr("rife.gpu.device_of", lambda model: None)  # it can't do more than that
+        monkeypatch.setattr("rife.inference.session.Engine", LimitedEngine)
+        monkeypatch.setattr(
+            "rife.inference.cuda_backend.device_of", lambda model: None
+        )  # it can't do more than that
         limited = copy.copy(model)
         limited.__class__ = Limited
         limited.calls = calls
@@ -200,7 +202,7 @@ def test_nothing_of_the_failed_call_is_held_when_memory_is_freed(
         tensors = [x for x in gc.get_objects() if isinstance(x, torch.Tensor)]
         left.append(len([x for x in tensors if x.ndim == 4 and x.shape[-1] == 512]))
 
-    monkeypatch.setattr("rife.memory.free_memory", count)
+    monkeypatch.setattr("rife.inference.planner.free_memory", count)
     model = on_device(v40, cuda=192 * 512 - 1)
     list(Pairs(model, Options(), memory_limit=LOTS).between(*bikes[:2], [HALF]))
     assert left == [0]
@@ -213,14 +215,14 @@ def test_where_nothing_is_left_to_try_people_are_told(v40, bikes, on_device):
 
 
 def test_other_errors_pass(v40, bikes, monkeypatch):
-    monkeypatch.setattr("rife.engine.Engine.motion", lambda *args, **options: [][1])
+    monkeypatch.setattr("rife.engine.engine.Engine.motion", lambda *args, **options: [][1])
     with pytest.raises(IndexError):
         list(Pairs(v40, Options(), memory_limit=LOTS).between(*bikes[:2], [HALF]))
 
 
 def test_an_8k_frame_is_planned_in_tiles_that_4_gb_hold(v40, monkeypatch):
     """The plan alone; benchmarks/tiles.md has the run."""
-    monkeypatch.setattr("rife.memory.look_ahead", lambda *args: (v40, 676))
+    monkeypatch.setattr("rife.inference.planner.look_ahead", lambda *args: (v40, 676))
     frame = torch.zeros(1, 1, 3, dtype=torch.uint8).expand(4320, 7680, 3)
     way = Ladder(v40, Options(), 4 * 10**9).way([Job(frame, frame, HALF)])
     assert way.grid == (2, 2)
@@ -351,9 +353,9 @@ from fractions import Fraction
 from pathlib import Path
 import torch
 from rife import load_model
-from rife.network import Motion
+from rife.networks.base import Motion
 from rife.options import Options
-from rife.pairs import Pairs
+from rife.inference.session import Pairs
 
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 model = load_model(sys.argv[1], "cpu")

@@ -15,13 +15,11 @@ import torch
 from safetensors.torch import save_file
 
 from rife import load_model
-from rife.checkpoint import convert
-from rife.IFNet import IFNet
-from rife.IFNet_2R import IFNet_2R
-from rife.IFNet_HDv3 import IFNet_HDv3
-from rife.IFNet_m import IFNet_m
-from rife.IFNet_v4 import VERSIONS, IFNet_v4, read_parameters
-from rife.tiles import pad
+from rife.inference.tiling import pad
+from rife.models.checkpoint import convert
+from rife.networks.ifnet import IFNet, IFNet_2R, IFNet_m
+from rife.networks.ifnet_hdv3 import IFNet_HDv3
+from rife.networks.ifnet_v4 import VERSIONS, IFNet_v4, read_parameters
 
 from .oracles import cogvideo_package, package
 from .seeded import seeded_images, seeded_state

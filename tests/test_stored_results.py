@@ -12,10 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from rife.IFNet import IFNet
-from rife.IFNet_2R import IFNet_2R
-from rife.IFNet_HDv3 import IFNet_HDv3
-from rife.IFNet_m import IFNet_m
+from rife.networks.ifnet import IFNet, IFNet_2R, IFNet_m
+from rife.networks.ifnet_hdv3 import IFNet_HDv3
 
 from .oracles import cogvideo_package
 from .seeded import seeded_images, seeded_state

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from rife import load_model
-from rife.tiles import SMALLEST, finer, look_ahead, windows
+from rife.inference.tiling import SMALLEST, finer, look_ahead, windows
 
 from .seeded import seeded_images
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import rife  # noqa: F401
-from rife.workers import MOST_AHEAD, frames_ahead, map_ahead, one_core_threads, workers
+from rife.inference.threads import MOST_AHEAD, frames_ahead, map_ahead, one_core_threads, workers
 
 loop = sys.modules["rife.interpolate"]  # whose name in the package is its function's
 
@@ -17,7 +17,7 @@ loop = sys.modules["rife.interpolate"]  # whose name in the package is its funct
 @pytest.fixture(autouse=True)
 def four_workers(monkeypatch):
     with one_core_threads(4, "test") as threads:
-        monkeypatch.setattr("rife.workers.workers", lambda: threads)
+        monkeypatch.setattr("rife.inference.threads.workers", lambda: threads)
         yield
 
 

@@ -5,9 +5,9 @@ import re
 import pytest
 import torch
 
-from rife.checkpoint import EXTENSIONS
-from rife.IFNet_v4 import VERSIONS, IFNet_v4
-from rife.zoo import _ENTRIES, DEFAULT, ZOO, HubFile, on_disk
+from rife.models.checkpoint import EXTENSIONS
+from rife.models.zoo import _ENTRIES, DEFAULT, ZOO, HubFile, on_disk
+from rife.networks.ifnet_v4 import VERSIONS, IFNet_v4
 
 all_entries = pytest.mark.parametrize("entry", ZOO.values(), ids=ZOO)
 

@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 
 from rife import save_model, usable_dtype
-from rife.IFNet_v4 import VERSIONS, IFNet_v4
-from rife.zoo import DEFAULT, ZOO
+from rife.models.zoo import DEFAULT, ZOO
+from rife.networks.ifnet_v4 import VERSIONS, IFNet_v4
 
 from ..seeded import seeded_state
 from .conftest import OTHER_PACK, PACK, ComfyUI, Rejected

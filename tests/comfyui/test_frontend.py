@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import av
 import pytest
 
-from rife.zoo import ZOO
+from rife.models.zoo import ZOO
 from tools import assets
 
 from .conftest import NAME, NODES, PACK, ComfyUI

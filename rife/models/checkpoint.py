@@ -15,14 +15,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..fileio import FileError, atomic_output, plain_errors, refuse_same_file
+from ..networks.base import Network, advice_on_range, dtype_name, is_finite
+from ..networks.ifnet import IFNet, IFNet_2R, IFNet_m
+from ..networks.ifnet_hdv3 import IFNet_HDv3
+from ..networks.ifnet_v4 import IFNet_v4
 from .file_kinds import looks_like, name_folder, some
-from .fileio import FileError, atomic_output, plain_errors, refuse_same_file
-from .IFNet import IFNet
-from .IFNet_2R import IFNet_2R
-from .IFNet_HDv3 import IFNet_HDv3
-from .IFNet_m import IFNet_m
-from .IFNet_v4 import IFNet_v4
-from .network import Network, advice_on_range, dtype_name, is_finite
 from .safe_read import Contents, read_tensors
 from .stored import CheckpointError
 

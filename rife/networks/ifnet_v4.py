@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from .network import Block, Motion, Network, Prepared, one_by_one
+from .base import Block, Motion, Network, Prepared, one_by_one
 from .refine import Contextnet, Unet
 from .warp import at_least_float32, resize, swap_directions, warp
 

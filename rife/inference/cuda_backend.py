@@ -23,15 +23,15 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from . import kernels
-from .engine import Engine, suits
-from .fused import FusedRun, fused_run
-from .memory import Job, first_line, free_memory, is_out_of_memory
-from .network import Network, Prepared
-from .options import Options
-from .tiles import colours, pad
-from .warp import resize
-from .workers import one_core_threads
+from ..engine import kernels
+from ..engine.engine import Engine, suits
+from ..engine.fused import FusedRun, fused_run
+from ..networks.base import Network, Prepared
+from ..networks.warp import resize
+from ..options import Options
+from .planner import Job, first_line, free_memory, is_out_of_memory
+from .threads import one_core_threads
+from .tiling import colours, pad
 
 log = logging.getLogger(__name__)
 

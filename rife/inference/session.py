@@ -1,7 +1,7 @@
 """One pair of frames, as the user has them -> the frames between, through any network.
 
 Where memory is short, calls of the network become smaller: fewer timesteps at once, then tiles of
-the frames, then all of it on the CPU. Whole frames on GPUs are the business of gpu.py.
+the frames, then all of it on the CPU. Whole frames on GPUs are the business of cuda_backend.py.
 """
 
 import copy
@@ -19,15 +19,16 @@ from einops import rearrange
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from . import gpu, kernels
-from .cancel import Cancel, stop_if_cancelled
-from .engine import Engine
-from .memory import Job, Ladder, Way, first_line, free_memory, is_out_of_memory
-from .network import Motion, Network, Prepared
-from .options import Options
-from .tiles import colours, pad
-from .timeline import HALF, nearest_dyadic
-from .workers import map_ahead
+from ..callbacks import Cancel, stop_if_cancelled
+from ..engine import kernels
+from ..engine.engine import Engine
+from ..networks.base import Motion, Network, Prepared
+from ..options import Options
+from ..timeline import HALF, nearest_dyadic
+from . import cuda_backend
+from .planner import Job, Ladder, Way, first_line, free_memory, is_out_of_memory
+from .threads import map_ahead
+from .tiling import colours, pad
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class _Made(NamedTuple):
     job: Job
     image: Tensor
     doubts: tuple[Callable[[], float], ...] = ()
-    card: gpu.Card | None = None
+    card: cuda_backend.Card | None = None
 
 
 #: What is wanted of a motion between frames or tiles: of B jobs -> (B, C, h, w).
@@ -82,10 +83,10 @@ class Pairs:
         self._whole = WeakIdKeyDictionary()  # frame -> _Ready
         self._said = False
         self._weights = model.weights_state()
-        self._device = gpu.device_of(model)
-        self._card: gpu.Card | None = None
+        self._device = cuda_backend.device_of(model)
+        self._card: cuda_backend.Card | None = None
         self._kind: Hashable = None  # of card: what it is for
-        self._staged = WeakIdKeyDictionary()  # frame -> what gpu.stage made of it
+        self._staged = WeakIdKeyDictionary()  # frame -> what cuda_backend.stage made of it
 
     @property
     def is_beside_cpu(self) -> bool:
@@ -120,9 +121,9 @@ class Pairs:
     def stage(self, frame: Tensor) -> None:
         """Do what can be done for a frame, in any thread, before it is part of a pair."""
         if self._device and not self.options.tta and not self._device.holds(frame):
-            dtype = gpu.carried(frame.dtype, self.model.dtype)
+            dtype = cuda_backend.carried(frame.dtype, self.model.dtype)
             with suppress(RuntimeError):  # it is tried again, and then raised, where it is needed
-                self._staged[frame] = gpu.stage(self._device, frame, dtype)
+                self._staged[frame] = cuda_backend.stage(self._device, frame, dtype)
 
     def close(self) -> None:
         """Give memory back, but for what the next run of the network starts from."""
@@ -135,14 +136,14 @@ class Pairs:
         """To the next run."""
         card, self._card = self._card, None
         if card and self._end(card):
-            gpu.cards.put(self.model, self._weights, self._kind, card)
+            cuda_backend.cards.put(self.model, self._weights, self._kind, card)
 
     def _drop_card(self) -> None:
         card, self._card = self._card, None
         if card:
             self._end(card)
 
-    def _end(self, card: gpu.Card) -> bool:
+    def _end(self, card: cuda_backend.Card) -> bool:
         """Whether the device still works."""
         try:
             card.end()
@@ -268,7 +269,7 @@ class Pairs:
             if made is None:
                 self._whole.clear()
                 self._drop_card()
-                if gpu.cards.release():
+                if cuda_backend.cards.release():
                     free_memory(self.model.device)
                 else:
                     self._ladder.step_down(way, left[0].first, reason)
@@ -289,11 +290,13 @@ class Pairs:
             for i, (job, frame) in enumerate(zip(jobs, frames, strict=True))
         ]
 
-    def _card_for(self, way: Way, frame: Tensor) -> gpu.Card | None:
+    def _card_for(self, way: Way, frame: Tensor) -> cuda_backend.Card | None:
         """What makes such frames, (H, W, C), this way, or None."""
         if not self._device or way.model is not self.model or way.tiles or self.options.tta:
             return None
-        dtype = gpu.carried(frame.dtype, way.model.dtype)  # also of a frame that was made so
+        dtype = cuda_backend.carried(
+            frame.dtype, way.model.dtype
+        )  # also of a frame that was made so
         card, size = self._card, tuple(frame.shape)
         if card is None or (card.size, card.dtype) != (size, dtype) or card.batch < way.batch:
             self._leave_card()
@@ -302,17 +305,17 @@ class Pairs:
 
     def _reuse_or_make_card(
         self, size: tuple[int, int, int], dtype: torch.dtype, batch: int
-    ) -> gpu.Card:
+    ) -> cuda_backend.Card:
         """One that an earlier run left, or a new one."""
         options, scale = self.options, self.options.scale_for(*size[:2])
         self._kind = size, dtype, scale, options.ensemble, options.refine, kernels.names()
-        card = gpu.cards.take(self.model, self._kind)
+        card = cuda_backend.cards.take(self.model, self._kind)
         if card and card.batch >= batch:
             card.begin(self._device)
             return card
         # A copy, of the same weights: the network goes when its owner lets go of it.
-        engine = gpu.engine_for(copy.copy(self.model), size[:2], scale)
-        return gpu.Card(engine, options, self._device, size, dtype, batch)
+        engine = cuda_backend.engine_for(copy.copy(self.model), size[:2], scale)
+        return cuda_backend.Card(engine, options, self._device, size, dtype, batch)
 
     def _taken(self, made: _Made, like: Tensor) -> Callable[[], Tensor]:
         """What waits for a frame, on the device of `like`."""

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .IFNet_v4 import ResConv
+from ..networks.ifnet_v4 import ResConv
 
 _ACTIVATIONS = (nn.LeakyReLU, nn.PReLU)
 

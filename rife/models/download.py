@@ -21,9 +21,9 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from .cancel import Cancel, Cancelled
+from ..callbacks import Cancel, Cancelled
+from ..fileio import FileError, plain_errors
 from .checkpoint import CheckpointError, load_model, sha256
-from .fileio import FileError, plain_errors
 from .zoo import HubFile, Published
 
 logger = logging.getLogger(__name__)

@@ -14,9 +14,9 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from .network import Network
-from .options import Options
-from .tiles import Grid, Window, finer, look_ahead, windows
+from ..networks.base import Network
+from ..options import Options
+from .tiling import Grid, Window, finer, look_ahead, windows
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from .network import Block, Motion, Network, Prepared
+from .base import Block, Motion, Network, Prepared
 from .refine import conv
 from .warp import resize, swap_directions, warp
 

@@ -12,11 +12,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .cancel import Cancel
+from .callbacks import Cancel
+from .inference.session import Pairs
 from .interpolate import check_size, check_values
-from .network import Network, at_input_frame
+from .networks.base import Network, at_input_frame
 from .options import Options
-from .pairs import Pairs
 
 # The wheel's corners and how many steps it is to the next: more where eyes are finer.
 _CORNERS = (

@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .fuse import Layer, fuse
-from .network import Motion, Network, Prepared, blend, one_by_one
-from .warp import at_least_float32, resize, sample, sample_in_bands, swap_directions
+from ..networks.base import Motion, Network, Prepared, blend, one_by_one
+from ..networks.warp import at_least_float32, resize, sample, sample_in_bands, swap_directions
+from .layers import Layer, fuse
 
 #: Pixels of a strip on a CPU, so that it stays in its caches. Elsewhere a strip is the frame.
 STRIP = 98304

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from .network import Network
+from ..networks.base import Network
 
 #: Pixels. Over how many one tile fades into the next.
 FADE = 32

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .cancel import Cancel
+from .callbacks import Cancel
 from .fileio import atomic_output, refuse_same_file
 from .interpolate import Summary, interpolate_stream
 from .media import Edit, create_writer, open_reader
-from .network import Network
+from .networks.base import Network
 from .options import Options
 from .timeline import Schedule, Timeline
 

@@ -1,0 +1,1 @@
+"""What frames show: cuts, and frames that repeat."""

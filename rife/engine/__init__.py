@@ -1,0 +1,1 @@
+"""A network run with a fraction of the work, on the CPU and by GPU kernels."""

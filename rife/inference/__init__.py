@@ -1,0 +1,1 @@
+"""Frames between two frames, on any device, in the memory at hand."""

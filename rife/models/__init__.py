@@ -1,0 +1,1 @@
+"""Checkpoints: files read, recognised, listed and downloaded."""

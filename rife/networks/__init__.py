@@ -1,0 +1,1 @@
+"""The RIFE networks, plain: what every faster way is held against."""
