@@ -500,7 +500,7 @@ _ENCODERS = {"auto": None, "av1": "libsvtav1"}
 _SAVES_MKV = hasattr(Types.VideoContainer, "MKV")
 
 
-def choose_encoding(format: str, codec: str, clip: ClipInfo) -> tuple[str, dict[str, Any]]:
+def choose_encoding(format: str, codec: str, crf: int, clip: ClipInfo) -> tuple[str, rife.Encoding]:
     """A file's suffix and its encoding, for a container and a codec of ComfyUI's.
 
     Without B-frames in .mkv, of which Save Video (0.38) would leave out the first frames.
@@ -509,11 +509,11 @@ def choose_encoding(format: str, codec: str, clip: ClipInfo) -> tuple[str, dict[
         logging.getLogger(rife.__name__).warning("WebM files hold no H.264: this one is VP9.")
         codec = "auto"
     if clip.has_alpha and _SAVES_MKV and format in ("auto", "mkv") and codec == "auto":
-        return ".mkv", {"codec": "prores_ks"}
+        return ".mkv", rife.Encoding(crf, "prores_ks")
     suffix = f".{Types.VideoContainer.get_extension(format)}"
-    depth = {"pixel_format": "yuv420p10le"} if clip.is_deep else {}
+    pixel_format = "yuv420p10le" if clip.is_deep else None
     encoder = _ENCODERS.get(codec, codec)
-    return suffix, {"codec": encoder, "b_frames": suffix != ".mkv", **depth}
+    return suffix, rife.Encoding(crf, encoder, pixel_format, b_frames=suffix != ".mkv")
 
 
 def temporary_file(suffix: str) -> Path:

@@ -546,15 +546,14 @@ class RIFEVideoInterpolate(io.ComfyNode):
                 clip = reader.info
             run = _Interpolation(cls, model, clip.frame_rate, timeline)
             with run.network(clip.height, clip.width, 3 + clip.has_alpha) as given:
-                suffix, encoding = host.choose_encoding(format, codec, clip)
+                suffix, encoding = host.choose_encoding(format, codec, crf, clip)
                 target = host.temporary_file(suffix)
                 rife.interpolate_file(
                     source=path,
                     target=target,
                     timeline=timeline,
                     options=rife.Options(**options),
-                    crf=crf,
-                    **encoding,
+                    encoding=encoding,
                     **part,
                     **given,
                 )

@@ -15,6 +15,7 @@ if sys.argv[:1] == ["-m"] and "rife" in sys.orig_argv:  # `python -m rife`: what
 from .callbacks import Cancelled
 from .interpolate import Summary, interpolate, interpolate_stream
 from .interpolate_file import interpolate_file
+from .media import Encoding
 from .media.reader import INTERLACED
 from .models.checkpoint import (
     EXTENSIONS,
@@ -36,6 +37,7 @@ __all__ = [
     "LENGTHS",
     "Cancelled",
     "CheckpointError",
+    "Encoding",
     "Network",
     "NonFiniteError",
     "Options",

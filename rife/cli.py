@@ -17,6 +17,7 @@ from .inference.planner import NotEnoughMemory, first_line, is_out_of_memory
 from .interpolate import Summary
 from .interpolate_file import interpolate_file
 from .interrupts import raised_once
+from .media import Encoding
 from .models.checkpoint import (
     EFFECTS,
     EXTENSIONS,
@@ -95,14 +96,14 @@ def run_interpolate(args: argparse.Namespace) -> int:
     timeline = Timeline(
         args.multiplier, args.target_fps, args.loop, args.slow_motion, length=args.length
     )
+    encoding = Encoding(args.crf, args.codec, args.pixel_format)
     summary = Summary()
     with progress_bar(args.input.name, unit="frame") as report:
         interpolate_file(
-            model, args.input, args.output, timeline, options,
+            model, args.input, args.output, timeline, options, encoding,
             frame_rate=args.fps, start=args.start, duration=args.duration,
             interlaced=args.interlaced,
             overwrite=args.overwrite, progress=report, cancel=args.cancel, summary=summary,
-            crf=args.crf, codec=args.codec, pixel_format=args.pixel_format,
         )  # fmt: skip
     _print(f"{args.output}")
     return 3 if args.strict and summary.damage else 0

@@ -13,7 +13,7 @@ from torch import Tensor
 from .callbacks import Cancel
 from .fileio import atomic_output, refuse_same_file
 from .interpolate import Summary, interpolate_stream
-from .media import Edit, create_writer, open_reader
+from .media import Edit, Encoding, create_writer, open_reader
 from .networks.base import Network
 from .options import Options
 from .timeline import Schedule, Timeline
@@ -29,6 +29,7 @@ def interpolate_file(
     target: str | Path,
     timeline: Timeline = Timeline(),  # noqa: B008 (frozen)
     options: Options = Options(),  # noqa: B008 (frozen)
+    encoding: Encoding = Encoding(),  # noqa: B008 (frozen)
     *,
     frame_rate: Fraction = Fraction(24),
     start: Fraction = Fraction(0),
@@ -39,19 +40,18 @@ def interpolate_file(
     progress: Progress | None = None,
     cancel: Cancel | None = None,
     summary: Summary | None = None,
-    **encoding,
 ) -> int:
     """Interpolate `source` to `target`; holds a few frames at a time, however long the clip.
 
     source, target: videos, animations or folders of images, see `open_reader` and
         `create_writer`. `target` appears only when it is whole; an existing one is replaced only
         with `overwrite`. Sound, colour tags and metadata are kept; slow motion has no sound.
+    encoding: quality, encoder and pixel format of a video.
     frame_rate: of a folder of images. start, duration: seconds; the part of a video to take.
     interlaced: what becomes of interlaced video, "deinterlace" or "keep".
     edit: what is done to each image of `source` first, such as a crop: (H, W, C) -> (h, w, C).
     progress: called as (done, total or None, frame) with each frame; frame: (H, W, C).
     summary: counts what is done.
-    encoding: crf, codec, pixel_format and b_frames, see `VideoWriter`.
 
     Returns the number of frames written. Raises FileError for what can't be read or written,
     ValueError for options that `model` lacks.
@@ -75,10 +75,9 @@ def interpolate_file(
         # finishes or discards its file, and when the reader closes its own.
         with (
             create_writer(
-                temporary, reader, rate,
+                temporary, reader, rate, encoding,
                 time_base=_time_base(timeline, info.time_base), sound=not timeline.slow_motion,
                 show_at=_slowed(timeline, source_rate) if timeline.slow_motion else None,
-                **encoding,
             ) as writer,
             closing(iter(reader)) as frames,
             closing(

@@ -15,7 +15,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from rife import Options, interpolate_file
 from rife.fileio import FileError
-from rife.media import create_writer, open_reader
+from rife.media import Encoding, create_writer, open_reader
 from rife.media.pictures import png_chunk
 from rife.networks.ifnet_v4 import IFNet_v4, Parameters
 
@@ -51,13 +51,13 @@ def folder_of(path, count=3, **options):
     return path
 
 
-def copy(source, target, frame_rate=None, period=Fraction(1, 24), **options):
+def copy(source, target, frame_rate=None, period=Fraction(1, 24)):
     """Write every frame as it is read; period: of the images of a folder."""
     if not target.suffix:
         target.mkdir()
     with (
         open_reader(source, 1 / period) as reader,
-        create_writer(target, reader, frame_rate or reader.info.frame_rate, **options) as writer,
+        create_writer(target, reader, frame_rate or reader.info.frame_rate) as writer,
     ):
         for frame in reader:
             writer.write(frame.image, frame.time, frame.duration)
@@ -637,7 +637,7 @@ def test_a_codec_for_an_image_output_is_refused(tmp_path):
     with open_reader(folder_of(tmp_path / "in")) as reader:
         for name in "out.gif", "in":
             with pytest.raises(FileError, match="video only"):
-                create_writer(tmp_path / name, reader, Fraction(24), codec="libx264")
+                create_writer(tmp_path / name, reader, Fraction(24), Encoding(codec="libx264"))
 
 
 # Through a network.

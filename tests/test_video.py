@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rife.fileio import FileError, atomic_output
-from rife.media import create_writer, open_reader
+from rife.media import Encoding, create_writer, open_reader
 from rife.media.reader import VideoReader
 
 WIDTH, HEIGHT = 64, 48
@@ -85,12 +85,15 @@ def make(
     return path
 
 
-def double(source, target, multiplier=2, **options):
+def double(source, target, multiplier=2, *, time_base=None, sound=True, **encoding):
     """Write every frame and blends between; what the command line does, less the network."""
     with (
         open_reader(source) as reader,
-        create_writer(target, reader, reader.info.frame_rate * multiplier, **options) as writer,
-    ):
+        create_writer(
+            target, reader, reader.info.frame_rate * multiplier, Encoding(**encoding),
+            time_base=time_base, sound=sound,
+        ) as writer,
+    ):  # fmt: skip
         previous = None
         for frame in reader:
             for step in range(1, multiplier) if previous else ():
@@ -318,7 +321,7 @@ def test_sound_of_a_part_is_copied_and_in_time(clips, tmp_path, start, duration,
     source, target = clips("bigbuckbunny"), tmp_path / "out.mp4"
     with (
         open_reader(source, start=start, duration=duration) as reader,
-        create_writer(target, reader, reader.info.frame_rate, crf=51) as writer,
+        create_writer(target, reader, reader.info.frame_rate, Encoding(crf=51)) as writer,
     ):
         for frame in reader:
             writer.write(frame.image, frame.time)
@@ -424,7 +427,9 @@ def test_tagged_colours_are_read_right_and_stay_as_they_are(tmp_path, matrix, co
 def test_untagged_real_colours_do_not_drift_and_stay_untagged(clips, tmp_path):
     with (
         open_reader(clips("carphone_pristine")) as reader,
-        create_writer(tmp_path / "out.mp4", reader, reader.info.frame_rate, crf=8) as writer,
+        create_writer(
+            tmp_path / "out.mp4", reader, reader.info.frame_rate, Encoding(crf=8)
+        ) as writer,
     ):
         frames = []
         for frame, _ in zip(reader, range(20), strict=False):
@@ -548,7 +553,7 @@ def test_real_sound_is_copied_bit_for_bit_and_in_time(clips, tmp_path):
     source = clips("bigbuckbunny")
     with (
         open_reader(source) as reader,
-        create_writer(tmp_path / "out.mp4", reader, Fraction(5), crf=51) as writer,
+        create_writer(tmp_path / "out.mp4", reader, Fraction(5), Encoding(crf=51)) as writer,
     ):
         for index, frame in enumerate(reader):
             if index % 5 == 0:
@@ -738,7 +743,7 @@ def test_settings_that_cannot_be_are_refused_with_what_can_be(tmp_path, name, op
         pytest.raises(FileError, match=message),
         atomic_output(tmp_path / name) as temporary,
     ):
-        create_writer(temporary, reader, Fraction(25), **options)
+        create_writer(temporary, reader, Fraction(25), Encoding(**options))
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
 

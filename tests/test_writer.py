@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rife.fileio import FileError
-from rife.media import create_writer, open_reader
+from rife.media import Encoding, create_writer, open_reader
 
 from .cases import few
 
@@ -45,11 +45,13 @@ def make(
     return path
 
 
-def copy(source, target, **options):
+def copy(source, target, *, show_at=None, **encoding):
     """Every frame as it is: what the command line does with a multiplier of 1."""
     with (
         open_reader(source) as reader,
-        create_writer(target, reader, reader.info.frame_rate, **options) as writer,
+        create_writer(
+            target, reader, reader.info.frame_rate, Encoding(**encoding), show_at=show_at
+        ) as writer,
     ):
         for frame in reader:
             writer.write(frame.image, frame.time)
@@ -700,7 +702,7 @@ def test_what_an_encoder_refuses_is_said_before_the_first_frame(tmp_path, name, 
     rate = Fraction(1000 if "codec" in options else 25)  # AV1's most is 240
     source = make(tmp_path / "in.mp4", size=(32, 32))
     with open_reader(source) as reader, pytest.raises(FileError, match=message):
-        create_writer(tmp_path / name, reader, rate, **options)
+        create_writer(tmp_path / name, reader, rate, Encoding(**options))
 
 
 @pytest.mark.parametrize(
@@ -750,7 +752,7 @@ def test_times_nearer_than_the_grid_cost_no_frame(tmp_path):
 def test_the_last_frame_lasts_as_long_as_it_is_told(tmp_path, target, codec, count):
     with (
         open_reader(make(tmp_path / "in.mp4", count=7)) as reader,
-        create_writer(tmp_path / target, reader, Fraction(25), codec=codec) as writer,
+        create_writer(tmp_path / target, reader, Fraction(25), Encoding(codec=codec)) as writer,
     ):
         for index, frame in zip(range(count), reader, strict=False):
             last = index == count - 1

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..fileio import FileError, plain_errors
 from .animations import ANIMATIONS_READ, ANIMATIONS_WRITTEN, AnimationReader
 from .base import Edit, Reader, Writer
-from .encoders import CONTAINERS
+from .encoders import CONTAINERS, Encoding
 from .folders import FolderReader, FolderWriter
 from .reader import VideoReader
 from .streams import describe
@@ -64,30 +64,27 @@ def create_writer(
     path: str | Path,
     like: Reader,
     frame_rate: Fraction,
+    encoding: Encoding = Encoding(),  # noqa: B008 (frozen)
     *,
-    crf: int = 18,
-    codec: str | None = None,
-    pixel_format: str | None = None,
-    b_frames: bool = True,
     time_base: Fraction | None = None,
     sound: bool = True,
     show_at: Callable[[Fraction], Fraction] | None = None,
 ) -> Writer:
     """Start an output whose kind follows from `path`: an existing folder is filled with numbered
-    PNG images, .gif, .webp and .apng become animations, anything else is video (see VideoWriter,
-    also for the options, which concern video alone).
+    PNG images, .gif, .webp and .apng become animations, anything else is video (see VideoWriter).
 
     like: the reader of the input; size, transparency, colours, sound and tags are taken from it.
     frame_rate: frames per second, on average.
+    encoding, time_base, sound, show_at: of video alone, see VideoWriter.
     Raises FileError for an unknown suffix and for settings that don't go together.
     """
     path, suffix = Path(path), Path(path).suffix.lower()
     if suffix in CONTAINERS and not path.is_dir():
         return VideoWriter(
-            path, like, frame_rate, crf, codec, pixel_format, b_frames,
+            path, like, frame_rate, encoding,
             time_base=time_base, sound=sound, show_at=show_at,
         )  # fmt: skip
-    if codec or pixel_format:
+    if encoding.codec or encoding.pixel_format:
         raise FileError(f"A codec and pixel format can be chosen for video only, not for {path}.")
     if isinstance(like, VideoReader):
         _say_what_pictures_lose(suffix or "A folder", like, sound)

@@ -13,6 +13,24 @@ from ..fileio import FileError
 
 
 @dataclass(frozen=True)
+class Encoding:
+    """How a video is encoded. Animations and folders of images leave no such choice.
+
+    Attributes:
+        crf: Quality, lower is better, for encoders that have such a setting; others ignore it.
+        codec: FFmpeg's name of the encoder. None chooses one that suits the container and the clip.
+        pixel_format: FFmpeg's name. None chooses one that suits the encoder and the clip.
+        b_frames: Whether the encoder may store frames in another order than that in which they are
+            shown. In .mkv, which holds no decoding times, some programs then lose the first ones.
+    """
+
+    crf: int = 18
+    codec: str | None = None
+    pixel_format: str | None = None
+    b_frames: bool = True
+
+
+@dataclass(frozen=True)
 class Container:
     """What a kind of file is written with by default; encoders by FFmpeg's names, best first.
 
@@ -103,22 +121,18 @@ class PixelTraits:
 
 
 def choose_encoders(
-    container: Container,
-    source_format: str,
-    is_hdr: bool,
-    codec: str | None,
-    pixel_format: str | None,
+    container: Container, source_format: str, is_hdr: bool, encoding: Encoding
 ) -> Iterator[tuple[str, str]]:
     """Yields encoders with a pixel format each, best first, for a clip in `source_format`.
 
     Args:
         is_hdr: Whether more than 8 bits are needed, whatever players like.
-        codec: The user's; None: what is usual for such clips.
-        pixel_format: The user's; None: what suits clip and encoder.
+        encoding: What the user chose.
 
     Raises:
         FileError: The encoder has no such pixel format, or none of the usual ones is there.
     """
+    codec, pixel_format = encoding.codec, encoding.pixel_format
     source = PixelTraits.of(source_format)
     names = (codec,) if codec else container.video
     if not codec and not pixel_format:

@@ -19,6 +19,7 @@ from .encoders import (
     CONTAINERS,
     LARGEST_DENOMINATOR,
     Container,
+    Encoding,
     PixelTraits,
     check_encoder,
     choose_encoders,
@@ -44,8 +45,7 @@ class VideoWriter(Writer):
     """A video file in the container that the name's suffix stands for.
 
     The encoder is H.264 (VP9 in .webm) in 8-bit 4:2:0, as all players take it; H.265 or AV1 in 10
-    bits for HDR, and in .mov ProRes for what has transparency. `codec` and `pixel_format`, FFmpeg's
-    names, say otherwise; `crf` is the quality, lower being better, of encoders that have one.
+    bits for HDR, and in .mov ProRes for what has transparency, unless `encoding` says otherwise.
     Players need even sizes where chroma is subsampled, so the last column or row is then doubled.
     Pictures lose transparency, over black, in formats without it.
 
@@ -58,8 +58,7 @@ class VideoWriter(Writer):
 
     Args:
         frame_rate: Frames a second, on average.
-        b_frames: Whether the encoder may store frames in another order than that in which they are
-            shown. In .mkv, some programs then lose the first ones: it holds no decoding times.
+        encoding: Quality, encoder and pixel format.
         time_base: Seconds of which all times are multiples; None: made for frames at `frame_rate`
             and for those at `like`'s times, evenly divided.
         sound: Whether to keep sound and subtitles.
@@ -75,16 +74,13 @@ class VideoWriter(Writer):
         path: Path,
         like: Reader,
         frame_rate: Fraction,
-        crf: int = 18,
-        codec: str | None = None,
-        pixel_format: str | None = None,
-        b_frames: bool = True,
+        encoding: Encoding = Encoding(),  # noqa: B008 (frozen)
         *,
         time_base: Fraction | None = None,
         sound: bool = True,
         show_at: Callable[[Fraction], Fraction] | None = None,
     ):
-        self._path, self._like, self._crf, self._b_frames = path, like, crf, b_frames
+        self._path, self._like, self._encoding = path, like, encoding
         self._kind = CONTAINERS[path.suffix.lower()]
         self._rate = representable_rate(Fraction(frame_rate))
         self._show_at = show_at or (lambda time: time)
@@ -94,7 +90,7 @@ class VideoWriter(Writer):
         self._broken: set[int] = set()  # streams that are not written any more
         with self._errors():
             parts, lost = self._collect_parts(sound)
-            settings, parts, lost_too = self._choose(codec, pixel_format, parts)
+            settings, parts, lost_too = self._choose(parts)
             self._warn(settings, lost + lost_too)
             self._time_base = settings.time_base
             self._start = 0
@@ -122,18 +118,16 @@ class VideoWriter(Writer):
         )
         return parts, lost
 
-    def _choose(
-        self, codec: str | None, pixel_format: str | None, parts: list[Part]
-    ) -> tuple["VideoSettings", list[Part], list[str]]:
+    def _choose(self, parts: list[Part]) -> tuple[VideoSettings, list[Part], list[str]]:
         """Encoder and pixel format, the parts that can be written with them, and the others' names.
 
         Tries them by writing a black frame.
         """
-        if codec:
-            check_encoder(codec, self._kind, self._path.suffix)
+        if self._encoding.codec:
+            check_encoder(self._encoding.codec, self._kind, self._path.suffix)
         failures: list[tuple[str, Exception]] = []
         for encoder, name in choose_encoders(
-            self._kind, self._source_format, self._is_deep_hdr, codec, pixel_format
+            self._kind, self._source_format, self._is_deep_hdr, self._encoding
         ):
             settings = self._settings(encoder, name)
             error = self._try(settings, parts)
@@ -169,9 +163,9 @@ class VideoWriter(Writer):
         info, source = self._like.info, self._source
         side_data = source.side_data if source else {}
         options = encoder_options(
-            encoder, self._crf, *(side_data.get(name) for name in KEPT_SIDE_DATA)
+            encoder, self._encoding.crf, *(side_data.get(name) for name in KEPT_SIDE_DATA)
         )
-        if not self._b_frames:
+        if not self._encoding.b_frames:
             options["bf"] = "0"
         return VideoSettings(
             encoder,
