@@ -22,7 +22,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from rife.analysis.scene import CutDetector, is_duplicate, thumbnail
+from rife.analysis.cuts import CutDetector
+from rife.analysis.duplicates import is_duplicate
+from rife.analysis.thumbnail import thumbnail
 from tools import assets
 
 #: Cuts by eye, as the number of the first frame after; other clips are one shot, or fade.

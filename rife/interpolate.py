@@ -17,7 +17,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .analysis.scene import CutDetector, even_out, is_duplicate, thumbnail
+from .analysis.cuts import CutDetector
+from .analysis.duplicates import even_out, is_duplicate
+from .analysis.thumbnail import thumbnail
 from .callbacks import Cancel, stop_if_cancelled
 from .inference.highlights import compress, expand
 from .inference.malloc import empty, freed_memory_kept

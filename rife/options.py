@@ -21,7 +21,7 @@ class Options:
     cuts: between two shots, "hold" shows the earlier frame up to the middle and the later one from
         there, "blend" fades from one to the other, "ignore" morphs as if there were no cut.
     cut_sensitivity: from 0, no cut is seen, to 1, where fast motion may pass for one.
-    duplicates: spread the motion evenly over frames that repeat (see `analysis.scene.even_out`).
+    duplicates: spread the motion evenly over frames that repeat (see `analysis.duplicates`).
     """
 
     scale: float | None = None

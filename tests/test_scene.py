@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rife.analysis.scene import CutDetector, even_out, is_duplicate, thumbnail
+from rife.analysis.cuts import CutDetector
+from rife.analysis.duplicates import even_out, is_duplicate
+from rife.analysis.thumbnail import thumbnail
 
 BIKES_CUTS = [30, 76, 137, 187, 242]  # by eye
 
