@@ -24,7 +24,7 @@ import torch.nn.functional as F
 
 from rife.analysis.cuts import CutDetector
 from rife.analysis.duplicates import is_duplicate
-from rife.analysis.thumbnail import thumbnail
+from rife.analysis.thumbnail import make_thumbnail
 from tools import assets
 
 #: Cuts by eye, as the number of the first frame after; other clips are one shot, or fade.
@@ -265,7 +265,7 @@ def encoded(images: list[np.ndarray], crf: int = 23) -> list[np.ndarray]:
 
 
 def ours(images: Images) -> set[int]:
-    detector, frames = CutDetector(), (thumbnail(torch.from_numpy(image)) for image in images)
+    detector, frames = CutDetector(), (make_thumbnail(torch.from_numpy(image)) for image in images)
     return {i for i, pair in enumerate(pairwise(frames), 1) if detector.is_cut(*pair)}
 
 
@@ -375,7 +375,7 @@ def tell_repeats(paths: list[Path]) -> None:
         tests = [(encoded(twos, crf), 2) for crf in (18, 23, 28)]
         tests += [(images, 1), (encoded([as_image(x) for x in pan]), 1)]
         for frames, step in tests:
-            small = [thumbnail(torch.from_numpy(x)) for x in frames]
+            small = [make_thumbnail(torch.from_numpy(x)) for x in frames]
             same = [is_duplicate(*pair) for pair in list(pairwise(small))[::step]]
             cells.append(f"{sum(same)} of {len(same)}")
         print(f"| {path.stem} |", " | ".join(cells), "|")
@@ -388,10 +388,10 @@ def tell_times() -> None:
         for dtype in (torch.uint8, torch.float32):
             image = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8)
             image = image if dtype == torch.uint8 else image / 255
-            detector, before, times = CutDetector(), thumbnail(image), []
+            detector, before, times = CutDetector(), make_thumbnail(image), []
             for _ in range(200):
                 marks = [time.perf_counter()]
-                after = thumbnail(image)
+                after = make_thumbnail(image)
                 marks.append(time.perf_counter())
                 detector.is_cut(before, after)
                 marks.append(time.perf_counter())

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from .analysis.cuts import CutDetector
-from .analysis.duplicates import even_out, is_duplicate
-from .analysis.thumbnail import thumbnail
+from .analysis.duplicates import is_duplicate, retime_repeats
+from .analysis.thumbnail import make_thumbnail
 from .callbacks import Cancel, stop_if_cancelled
 from .inference.highlights import compress, expand
 from .inference.malloc import empty, freed_memory_kept
@@ -302,7 +302,7 @@ def _keys(
                 yield key, key.place, repeats
 
         for _, shot in groupby(noted(), lambda frame: frame[0].shot):
-            for key, place in even_out(shot):
+            for key, place in retime_repeats(shot):
                 if place != key.place:  # moved towards the frame that has just come
                     before, after = latest
                     share = (place - before.place) / (after.place - before.place)
@@ -339,7 +339,7 @@ def _placed(
         """What needs no other frame."""
         index, frame = item
         low, high = check_values(frame.image, index)
-        small = thumbnail(frame.image) if detect_cuts or options.duplicates else None
+        small = make_thumbnail(frame.image) if detect_cuts or options.duplicates else None
         if detect_cuts:
             cuts.describe(small)
         if high <= 1:  # else the network sees another one

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rife.analysis.cuts import CutDetector
-from rife.analysis.duplicates import even_out, is_duplicate
-from rife.analysis.thumbnail import thumbnail
+from rife.analysis.duplicates import is_duplicate, retime_repeats
+from rife.analysis.thumbnail import make_thumbnail
 
 BIKES_CUTS = [30, 76, 137, 187, 242]  # by eye
 
@@ -50,13 +50,13 @@ def encoded(images, crf=23):
 
 def cuts(images, sensitivity=0.5):
     detector = CutDetector(sensitivity)
-    pairs = pairwise(thumbnail(image) for image in images)
+    pairs = pairwise(make_thumbnail(image) for image in images)
     return [i for i, pair in enumerate(pairs, 1) if detector.is_cut(*pair)]
 
 
 def scores(images):
     detector = CutDetector()
-    return [detector.score(*pair) for pair in pairwise(map(thumbnail, images))]
+    return [detector.score(*pair) for pair in pairwise(map(make_thumbnail, images))]
 
 
 def view(image, x=0.0, y=0.0, zoom=1.0, size=(180, 320)):
@@ -199,7 +199,7 @@ def test_sensitivity_out_of_range_is_refused(sensitivity):
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_frames_of_any_size_work(size, channels):
     images = [torch.randint(0, 256, (*size, channels), dtype=torch.uint8) for _ in range(3)]
-    small = [thumbnail(image) for image in images]
+    small = [make_thumbnail(image) for image in images]
     assert all(x.shape[0] == 3 and max(x.shape) <= 160 and min(x.shape) >= 1 for x in small)
     cuts(images)
     assert is_duplicate(small[0], small[0])
@@ -208,14 +208,14 @@ def test_frames_of_any_size_work(size, channels):
 
 def test_floats_bytes_alpha_and_grey_agree(bikes):
     image = bikes[0]
-    want = thumbnail(image)
+    want = make_thumbnail(image)
     assert want.dtype == torch.float32
     assert want.max() > 0.5
     alpha = torch.randint(0, 256, (*image.shape[:2], 1), dtype=torch.uint8)
     for same in (image / 255, (image / 255).half(), torch.cat((image, alpha), 2)):
-        torch.testing.assert_close(thumbnail(same), want, atol=1e-3, rtol=0)
+        torch.testing.assert_close(make_thumbnail(same), want, atol=1e-3, rtol=0)
     grey = image[..., :1]
-    torch.testing.assert_close(thumbnail(grey), thumbnail(grey.expand(-1, -1, 3)))
+    torch.testing.assert_close(make_thumbnail(grey), make_thumbnail(grey.expand(-1, -1, 3)))
 
 
 def test_scores_of_floats_and_bytes_agree(bikes):
@@ -226,7 +226,7 @@ def test_scores_of_floats_and_bytes_agree(bikes):
 
 
 def repeats(images):
-    return [is_duplicate(*pair) for pair in pairwise(map(thumbnail, images))]
+    return [is_duplicate(*pair) for pair in pairwise(map(make_thumbnail, images))]
 
 
 def test_repeats_are_found_after_encoding(bunny, bikes):
@@ -249,7 +249,7 @@ def test_a_slow_pan_is_no_repeat(bunny, bikes):
 def test_a_change_in_a_small_part_is_no_repeat(bikes):
     other = bikes[0].clone()
     other[100:120, 300:320] = 255 - other[100:120, 300:320]
-    assert not is_duplicate(thumbnail(bikes[0]), thumbnail(other))
+    assert not is_duplicate(make_thumbnail(bikes[0]), make_thumbnail(other))
 
 
 # Re-timing
@@ -262,7 +262,7 @@ def keys(lengths):
         for k in range(length):
             frames.append((run, place, k > 0))
             place += 1
-    return list(even_out(frames))
+    return list(retime_repeats(frames))
 
 
 def test_distinct_frames_stay_where_they_are():
@@ -318,7 +318,7 @@ def test_frames_without_end_are_passed_on_at_once():
             assert i < 4, "looked too far ahead"
             yield i, Fraction(i), False
 
-    stream = even_out(endless())
+    stream = retime_repeats(endless())
     assert [next(stream) for _ in range(3)] == [(0, 0), (1, 1), (2, 2)]
 
 
@@ -334,7 +334,7 @@ def test_keys_are_in_order_and_never_early_whatever_comes(steps):
         places.append(place)
     equal = [repeats for _, repeats in steps]
     frames = list(zip(range(len(steps)), places, equal, strict=True))
-    got = list(even_out(frames))
+    got = list(retime_repeats(frames))
 
     assert got[0] == (0, places[0])
     assert got[-1] == (len(steps) - 1, places[-1])

@@ -45,7 +45,7 @@ def is_duplicate(a: Tensor, b: Tensor) -> bool:
     return motion.norm().item() < STILL
 
 
-def even_out(frames: Iterable[tuple[T, Fraction, bool]]) -> Iterator[tuple[T, Fraction]]:
+def retime_repeats(frames: Iterable[tuple[T, Fraction, bool]]) -> Iterator[tuple[T, Fraction]]:
     """Where the distinct frames of one shot belong, so that motion between them is even.
 
     frames: (frame, its place, whether it repeats the frame before), at increasing places.

@@ -8,7 +8,7 @@ from torch import Tensor
 SIDE = 160
 
 
-def thumbnail(image: Tensor) -> Tensor:
+def make_thumbnail(image: Tensor) -> Tensor:
     """Shrink a frame, on its own device, to what the functions below compare.
 
     image: (H, W, C) of any size; C 1 (grey), 3, or 4 (alpha is left out); uint8, or floats in
