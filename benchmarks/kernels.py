@@ -26,11 +26,11 @@ from torch import Tensor
 
 from benchmarks.peers import NETWORKS
 from rife import Network
-from rife.engine import kernels_nvrtc
 from rife.engine.engine import Engine
-from rife.engine.fused import FusedRun, fused_run
-from rife.engine.kernels import BlockOutput, Kernels, load
-from rife.engine.nvrtc import nvrtc
+from rife.engine.kernels import nvrtc_kernels
+from rife.engine.kernels.estimation import FusedRun, fused_run
+from rife.engine.kernels.interface import BlockOutput, Kernels, load
+from rife.engine.kernels.nvrtc import nvrtc
 from rife.inference.planner import BATCH, BATCH_PIXELS
 from rife.networks.base import Prepared
 
@@ -239,7 +239,7 @@ def variants(networks: Iterable[Network]) -> list[str]:
     names: set[str] = set()
     for network in networks:
         side = network.side_multiple()
-        with torch.inference_mode(), kernels_nvrtc.note() as noted:
+        with torch.inference_mode(), nvrtc_kernels.note() as noted:
             for ensemble in {False, "ensemble" in network.options}:
                 for refine in {False, "refine" in network.options}:
                     engine = Engine(network, fused_run("nvrtc"))
@@ -263,7 +263,7 @@ class Resources(NamedTuple):
 
 def resources(kernel: str, architecture: str) -> Resources:
     """Registers of a thread and bytes spilled, of a kernel compiled for an architecture."""
-    source = Path(kernels_nvrtc.__file__).with_name("kernels.cu").read_text(encoding="utf-8")
+    source = Path(nvrtc_kernels.__file__).with_name("kernels.cu").read_text(encoding="utf-8")
     said = nvrtc().compile(source, kernel, architecture, "--ptxas-options=-v").log
     registers = int(re.search(r"Used (\d+) registers", said)[1])
     spilled = sum(map(int, re.findall(r"(\d+) bytes (?:spill|stack)", said)))

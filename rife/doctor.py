@@ -23,7 +23,7 @@ import psutil
 import torch
 
 from .console import printable
-from .engine import nvrtc
+from .engine.kernels import nvrtc
 from .inference import cuda_backend
 from .inference.planner import first_line
 from .interpolate import interpolate

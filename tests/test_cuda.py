@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from rife import Cancelled, interpolate, load_model
-from rife.engine import kernels_nvrtc
 from rife.engine.engine import Engine
-from rife.engine.kernels import ORDER
+from rife.engine.kernels import nvrtc_kernels
+from rife.engine.kernels.interface import ORDER
 from rife.inference import cuda_backend
 from rife.inference.session import Pairs
 from rife.inference.tiling import pad
@@ -96,7 +96,7 @@ def test_a_kernel_is_launched_on_the_current_stream_of_its_memory_s_device(strea
     torch.cuda.synchronize()
     with torch.cuda.stream(torch.cuda.Stream() if stream == "other" else None):
         for _ in range(100):  # each waits for the one before
-            y = kernels_nvrtc.finish_convolution(y * 0.5, bias, None, None)
+            y = nvrtc_kernels.finish_convolution(y * 0.5, bias, None, None)
         made = y.cpu()
     assert (made == 2).all()
 

@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from benchmarks.kernels import ARCHITECTURES, resources
 from benchmarks.kernels import variants as kernel_variants
 from rife import interpolate
-from rife.engine import kernels_nvrtc
 from rife.engine.engine import Engine
-from rife.engine.fused import fused_run
-from rife.engine.kernels import BlockInputLayout, BlockOutput, load
+from rife.engine.kernels import nvrtc_kernels
+from rife.engine.kernels.estimation import fused_run
+from rife.engine.kernels.interface import BlockInputLayout, BlockOutput, load
 from rife.inference import cuda_backend
 from rife.inference.planner import Job
 from rife.networks.base import Prepared, blend
@@ -49,7 +49,7 @@ FOUND = {
 CLOSE = 2e-5 if DEVICE == "cpu" else 2e-4
 
 
-CUDA_C = Path(kernels_nvrtc.__file__).with_name("kernels.cu")
+CUDA_C = Path(nvrtc_kernels.__file__).with_name("kernels.cu")
 ON_CPU = CpuKernels(CUDA_C)
 
 
@@ -68,8 +68,8 @@ def language(request, monkeypatch):
         # The interpreter takes as long for a program of few pixels as for one of many.
         monkeypatch.setattr(load("triton"), "BLOCK", 2048)
     if DEVICE == "cpu" and request.param == "nvrtc":
-        monkeypatch.setattr(kernels_nvrtc, "_kernels", ON_CPU)
-        monkeypatch.setattr(kernels_nvrtc, "compile_first", ON_CPU.compile_first)
+        monkeypatch.setattr(nvrtc_kernels, "_kernels", ON_CPU)
+        monkeypatch.setattr(nvrtc_kernels, "compile_first", ON_CPU.compile_first)
     return request.param
 
 
@@ -349,12 +349,12 @@ def test_kernels_notice_flow_that_is_not_finite(language, amount, doubt):
     [(("triton", "nvrtc"), "nvrtc"), (("triton",), "without the fused kernels"), ((), "")],
 )
 def test_where_triton_is_missing_nvrtc_runs(names, said, caplog, monkeypatch):
-    monkeypatch.setattr("rife.engine.kernels.ORDER", names)
+    monkeypatch.setattr("rife.engine.kernels.interface.ORDER", names)
     monkeypatch.setattr(cuda_backend, "_trusted", {})
     monkeypatch.setattr(cuda_backend, "fused_run", fused_run.__wrapped__)
-    monkeypatch.setattr(kernels_nvrtc, "_kernels", ON_CPU)
-    monkeypatch.setattr(kernels_nvrtc, "compile_first", ON_CPU.compile_first)
-    monkeypatch.setitem(sys.modules, "rife.engine.kernels_triton", None)
+    monkeypatch.setattr(nvrtc_kernels, "_kernels", ON_CPU)
+    monkeypatch.setattr(nvrtc_kernels, "compile_first", ON_CPU.compile_first)
+    monkeypatch.setitem(sys.modules, "rife.engine.kernels.triton_kernels", None)
     caplog.set_level(logging.INFO)
     engine = cuda_backend.engine_for(seeded("v3.5"), SIZE, 1.0)
     assert engine.is_fused == ("nvrtc" in names)
@@ -366,9 +366,9 @@ COMPILE = """
 import sys, torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
-from rife.engine import kernels_triton as kernels
+from rife.engine.kernels import triton_kernels as kernels
 from rife.engine.engine import Engine
-from rife.engine.fused import fused_run
+from rife.engine.kernels.estimation import fused_run
 from rife.networks.base import Prepared
 from tests.test_engine import seeded
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rife.engine import nvrtc
-from rife.engine.nvrtc import Compiled, KernelError, Nvrtc, compile_or_read
+from rife.engine.kernels import nvrtc
+from rife.engine.kernels.nvrtc import Compiled, KernelError, Nvrtc, compile_or_read
 
 pytestmark = pytest.mark.skipif(sys.platform == "darwin", reason="NVIDIA has nothing for macOS")
 

@@ -1,1 +1,1 @@
-"""A network run with a fraction of the work, on the CPU and by GPU kernels."""
+"""A network run with a fraction of the work, for the same frames."""

@@ -8,7 +8,7 @@ times larger. Only the flow is kept at full size, because every block adds to it
 in strips of rows, up to each block's first convolution, so that little is ever large.
 
 The networks themselves say what is computed, and are what this is tested against. What lies
-between the convolutions is `Run`'s: the one here is for all devices, that of fused.py for GPUs.
+between the convolutions is `Run`'s: the one here is for all devices, that of kernels for GPUs.
 """
 
 from collections.abc import Callable, Iterator, Mapping

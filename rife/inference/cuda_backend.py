@@ -23,9 +23,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..engine import kernels
 from ..engine.engine import Engine, suits
-from ..engine.fused import FusedRun, fused_run
+from ..engine.kernels import interface as kernels
+from ..engine.kernels.estimation import FusedRun, fused_run
 from ..networks.base import Network, Prepared
 from ..networks.warp import resize
 from ..options import Options

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..callbacks import Cancel, stop_if_cancelled
-from ..engine import kernels
 from ..engine.engine import Engine
+from ..engine.kernels import interface as kernels
 from ..networks.base import Motion, Network, Prepared
 from ..options import Options
 from ..timeline import HALF, nearest_dyadic

@@ -4,8 +4,8 @@ Neither flow nor a warped frame is ever stored at full size: flow and mask are e
 are needed, from the planes that each block found at its own size; sampling, the mean of 2x2 pixels
 and the changes of layout and dtype happen in registers. Coordinates and sums are float32.
 
-engine.py says the same in plain torch, and is what this is tested against. kernels.py says what the
-public functions take and return.
+engine.py says the same in plain torch, and is what this is tested against. interface.py says what
+the public functions take and return.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .kernels import BlockInputLayout, BlockOutput
+from .interface import BlockInputLayout, BlockOutput
 
 if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):
     raise ImportError(f"Triton {triton.__version__} is too old: the kernels need 3.3")

@@ -1,6 +1,6 @@
 """The fused kernels in CUDA C, kernels.cu: its templates' arguments, grids and pointers.
 
-kernels.py says what the public functions take and return.
+interface.py says what the public functions take and return.
 """
 
 import ctypes
@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .kernels import BlockInputLayout, BlockOutput
+from .interface import BlockInputLayout, BlockOutput
 from .nvrtc import Kernels
 
 #: Threads of a block. Those of a row read and write neighbours.

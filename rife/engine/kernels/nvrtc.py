@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from ..fileio import atomic_output
+from ...fileio import atomic_output
 
 log = logging.getLogger(__name__)
 

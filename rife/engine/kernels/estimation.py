@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..networks.base import Prepared
-from ..networks.warp import at_least_float32
-from .engine import Run, halves
-from .kernels import BlockInputLayout, BlockOutput, Kernels, load
+from ...networks.base import Prepared
+from ...networks.warp import at_least_float32
+from ..engine import Run, halves
+from .interface import BlockInputLayout, BlockOutput, Kernels, load
 
 
 @dataclass(frozen=True)

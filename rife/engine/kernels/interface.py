@@ -1,6 +1,6 @@
 """The fused kernels of GPUs: what they compute, in what they are written, and which of them run.
 
-kernels_nvrtc.py has them in CUDA C, kernels_triton.py in Triton. fused.py is what calls them.
+nvrtc_kernels.py has them in CUDA C, triton_kernels.py in Triton. estimation.py is what calls them.
 """
 
 import importlib
@@ -138,4 +138,4 @@ def load(name: str) -> Kernels:
     Raises:
         ImportError: It can't be had here.
     """
-    return importlib.import_module(f".kernels_{name}", __package__)
+    return importlib.import_module(f".{name}_kernels", __package__)

@@ -5,7 +5,7 @@
 // 2x2 pixels and the changes of layout and dtype happen in registers. Each thread computes one
 // pixel, on its own. All arithmetic is float32.
 //
-// kernels_nvrtc.py launches these, NVRTC compiles them, and engine.py says the same in plain torch.
+// nvrtc_kernels.py launches these, NVRTC compiles them, and engine.py says the same in plain torch.
 // The tests compile this file for the CPU.
 
 #ifdef __CUDACC__  // NVRTC knows no header, and so no name for these two instructions

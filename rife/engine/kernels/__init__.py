@@ -1,0 +1,1 @@
+"""GPU kernels that take over an engine's work between the convolutions."""
