@@ -341,7 +341,7 @@ def _placed(
         low, high = check_values(frame.image, index)
         small = make_thumbnail(frame.image) if detect_cuts or options.duplicates else None
         if detect_cuts:
-            cuts.describe(small)
+            cuts.extract_features(small)
         if high <= 1:  # else the network sees another one
             pairs.stage(frame.image)
         return index, frame, low, high, small
