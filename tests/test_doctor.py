@@ -14,8 +14,8 @@ from rife import doctor
 from rife.doctor import examine
 from rife.models.zoo import DEFAULT
 
-from . import archive
-from .test_cli import rife
+from .support import archive
+from .support.command_line import rife
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ import pytest
 from rife import interpolate, interpolate_file
 from rife.networks.ifnet_v4 import VERSIONS, IFNet_v4, Parameters
 
-from .late_device import late
-from .seeded import seeded_clip, seeded_state
-from .test_video import make
+from .support.clips import make
+from .support.late_device import late
+from .support.seeded import seeded_clip, seeded_state
 
 FRAMES = 12
 

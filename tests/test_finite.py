@@ -23,7 +23,7 @@ from rife.networks.ifnet_hdv3 import IFNet_HDv3
 from rife.networks.ifnet_v4 import VERSIONS, IFNet_v4, Parameters
 from rife.timeline import Timeline
 
-from .seeded import seeded_clip, seeded_images, seeded_state
+from .support.seeded import seeded_clip, seeded_images, seeded_state
 
 CHANNELS = (8, 8, 8, 8)
 NETWORKS = {

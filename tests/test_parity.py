@@ -21,8 +21,8 @@ from rife.networks.ifnet import IFNet, IFNet_2R, IFNet_m
 from rife.networks.ifnet_hdv3 import IFNet_HDv3
 from rife.networks.ifnet_v4 import VERSIONS, IFNet_v4, read_parameters
 
-from .oracles import cogvideo_package, package
-from .seeded import seeded_images, seeded_state
+from .support.oracles import cogvideo_package, package
+from .support.seeded import seeded_images, seeded_state
 
 TOLERANCE = 1e-5
 

@@ -18,7 +18,7 @@ from rife.fileio import FileError
 from rife.media import create_writer, open_reader
 from rife.media.streams import describe
 
-from .cases import few
+from .support.cases import few
 
 WIDTH, HEIGHT = 64, 48
 RATE = 25

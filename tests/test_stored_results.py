@@ -15,8 +15,8 @@ import torch
 from rife.networks.ifnet import IFNet, IFNet_2R, IFNet_m
 from rife.networks.ifnet_hdv3 import IFNet_HDv3
 
-from .oracles import cogvideo_package
-from .seeded import seeded_images, seeded_state
+from .support.oracles import cogvideo_package
+from .support.seeded import seeded_images, seeded_state
 
 FILE = Path(__file__).parent / "data/cogvideo_results.npz"
 STEP = 3  # every third row and column is stored

@@ -10,7 +10,7 @@ import torch
 from rife.fileio import FileError
 from rife.media import Encoding, create_writer, open_reader
 
-from .cases import few
+from .support.cases import few
 
 WIDTH, HEIGHT = 96, 64
 

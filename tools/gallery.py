@@ -26,9 +26,9 @@ from pathlib import Path
 import av
 from PIL import Image, ImageDraw, ImageFont
 
-from tests.comfyui.browser import Page, browsing
-from tests.comfyui.conftest import NAME, NODES, PACK, ComfyUI
-from tests.test_download import serving
+from tests.support.comfyui.browser import Page, browsing
+from tests.support.comfyui.server import NAME, NODES, PACK, ComfyUI
+from tests.support.hub import serving
 
 from . import assets
 from .strip import save_within

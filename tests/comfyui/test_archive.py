@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from .. import archive
-from ..test_download import serving
-from . import conftest
-from .conftest import NAME, NODES, ComfyUI
-from .test_comfyui import UNPINNED, images_prompt, saved_images
+from ..support import archive
+from ..support.comfyui import server as comfyui_server
+from ..support.comfyui.prompts import UNPINNED, images_prompt, saved_images
+from ..support.comfyui.server import NAME, NODES, ComfyUI
+from ..support.hub import serving
 
 pytestmark = pytest.mark.comfyui
 
@@ -24,7 +24,9 @@ def test_the_archive_is_all_that_a_new_user_needs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Unpacked for an empty ComfyUI it has its nodes, gets its model, and makes a frame."""
-    monkeypatch.setattr(conftest, "PACK", archive.install(tmp_path / "rife-frame-interpolation"))
+    monkeypatch.setattr(
+        comfyui_server, "PACK", archive.install(tmp_path / "rife-frame-interpolation")
+    )
     directory, python = Path(os.environ["COMFYUI_DIR"]), comfy.process.args[0]
     with serving(comfy.hub.content) as hub:
         server = ComfyUI(directory, python, tmp_path / "base", hub)

@@ -16,10 +16,10 @@ import pytest
 from rife.models.zoo import ZOO
 from tools import assets
 
-from .conftest import NAME, NODES, PACK, ComfyUI
+from ..support.comfyui.server import NAME, NODES, PACK, ComfyUI
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-from .browser import CHROMIUM, Page, browsing  # noqa: E402
+from ..support.comfyui.browser import CHROMIUM, Page, browsing  # noqa: E402
 
 pytestmark = pytest.mark.comfyui
 

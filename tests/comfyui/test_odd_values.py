@@ -14,7 +14,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from .conftest import NAME, ComfyUI, Rejected, Run
+from ..support.comfyui.server import NAME, ComfyUI, Rejected, Run
 
 pytestmark = pytest.mark.comfyui
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from .conftest import ComfyUI, Run
+from ..support.comfyui.server import ComfyUI, Run
 
 pytestmark = pytest.mark.comfyui
 

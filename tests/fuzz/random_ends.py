@@ -1,6 +1,6 @@
 """Ends runs at random moments, in every way a run can end, and looks at what they leave behind.
 
-    python -m tests.random_ends [RUNS]
+    python -m tests.fuzz.random_ends [RUNS]
 
 Each run is a process of its own that interpolates a clip with sound over an existing file, on the
 CPU or as on a GPU (see `late_device`). RUNS times in each way it gets a signal, as the command
@@ -36,9 +36,10 @@ from rife.media.reader import VideoReader
 from rife.media.writer import VideoWriter
 from rife.networks.ifnet_v4 import IFNet_v4, Parameters
 
-from .fuzz_video import H264, open_files
-from .late_device import late
-from .seeded import seeded_state
+from ..support.late_device import late
+from ..support.processes import open_files
+from ..support.seeded import seeded_state
+from .clips import H264
 
 FRAMES = 25
 OUTPUT = 2 * FRAMES - 1

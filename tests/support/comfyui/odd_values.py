@@ -1,7 +1,7 @@
 """A pack for the ComfyUI of these tests: gives what nodes of others may give, and shows what they
 get.
 
-`conftest.py` installs it; the imports are for the expressions that tests send.
+`server.py` installs it; the imports are for the expressions that tests send.
 """
 
 import shutil  # noqa: F401

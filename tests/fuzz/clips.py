@@ -1,4 +1,4 @@
-"""Clips, damaged and lying at random: `python -m tests.fuzz_video --minutes 10`.
+"""Clips, damaged and lying at random: `python -m tests.fuzz.clips --minutes 10`.
 
 Each is read, and written again by `interpolate_file`, in a process of its own. It may become a clip
 or be refused in a line. Nothing else may happen: no other error, no crash, no more than 10 seconds
@@ -40,6 +40,8 @@ from rife.fileio import FileError
 from rife.interpolate import Summary
 from rife.media import open_reader
 from rife.networks.ifnet_v4 import IFNet_v4, Parameters
+
+from ..support.processes import open_files
 
 SECONDS = 10
 MEGABYTES = 1000
@@ -405,10 +407,6 @@ def limit_memory() -> None:
 def peak_memory() -> int:
     """The most memory that this process has held, in bytes."""
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
-
-
-def open_files() -> list[str]:
-    return [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if os.path.exists(link)]
 
 
 def main() -> int:

@@ -15,7 +15,7 @@ from rife import Options, Schedule, Timeline, interpolate_file, load_model
 from rife.fileio import FileError
 from rife.media import open_reader
 
-from .test_video import make
+from .support.clips import make
 
 ROOT = Path(__file__).parent.parent
 
@@ -164,7 +164,7 @@ def test_progress_and_cancel_are_told_of_every_frame(model, tmp_path):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_a_run_may_end_at_any_moment_and_leaves_nothing_half():
     done = subprocess.run(
-        [sys.executable, "-m", "tests.random_ends", "10"],
+        [sys.executable, "-m", "tests.fuzz.random_ends", "10"],
         cwd=ROOT, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from rife import load_model
 from rife.inference.tiling import SMALLEST, finer, look_ahead, windows
 
-from .seeded import seeded_images
+from .support.seeded import seeded_images
 
 
 @pytest.mark.parametrize("size", [(270, 480), (257, 1000), (301, 300)])

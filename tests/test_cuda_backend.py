@@ -27,9 +27,9 @@ from rife.networks.ifnet_v4 import VERSIONS, IFNet_v4, Parameters
 from rife.options import Options
 from rife.timeline import Timeline
 
-from .late_device import LateDevice, late
-from .seeded import seeded_clip, seeded_state
-from .test_engine import NETWORKS as ENGINES
+from .support.late_device import LateDevice, late
+from .support.networks import NETWORKS as ENGINES
+from .support.seeded import seeded_clip, seeded_state
 
 SMALL = (8, 8, 8, 8)
 NETWORKS = {

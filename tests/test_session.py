@@ -35,7 +35,7 @@ from rife.networks.base import Motion
 from rife.networks.ifnet_hdv3 import IFNet_HDv3
 from rife.options import Options
 
-from .seeded import seeded_images
+from .support.seeded import seeded_images
 
 HALF = Fraction(1, 2)
 QUARTERS = [Fraction(1, 4), HALF, Fraction(3, 4)]
