@@ -385,7 +385,7 @@ def _placed(
             before, run = key, run if repeats else key
             if timeline.loop:
                 first = first or key
-    if before and timeline.closes:
+    if before and timeline.fills_last_interval:
         end = before.time + before.duration
         place = timeline.place(before.index + 1, end)
         last = replace(before, index=before.index + 1, place=place, time=end, follows_gap=False)
@@ -412,7 +412,7 @@ class _Run:
         self.cancel, self.summary = cancel, summary
         self.pairs = Pairs(model, options, cancel)
         self._any_timestep, self._version = model.any_timestep, model.version
-        self._period = 1 / timeline.rate(frame_rate) if timeline.even else None
+        self._period = 1 / timeline.rate(frame_rate) if timeline.is_evenly_spaced else None
         self._count = 0  # output frames so far
 
     def steps(self, keys: Iterable[_KeyFrame]) -> Iterator[_Step]:
@@ -496,7 +496,7 @@ class _Run:
         end = last.time + last.duration
         pace = last.duration / (place_of(last.index + 1, end) - last.place)
         beyond = self._count - last.place  # where no output frame falls on the last input frame
-        if self.timeline.closes or not last.is_held(self.timeline.tick):
+        if self.timeline.fills_last_interval or not last.is_held(self.timeline.tick):
             return last.time + beyond * pace, pace
         if beyond:  # as far as the frames before would go
             before = place_of(last.index - 1, last.time - last.interval)

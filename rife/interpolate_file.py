@@ -101,7 +101,7 @@ def _slowed(timeline: Timeline, source_rate: Fraction) -> Callable[[Fraction], F
 
 def _time_base(timeline: Timeline, source: Fraction) -> Fraction | None:
     """The grid of all times of a clip whose input frames keep theirs; None: that of its rate."""
-    if timeline.even:
+    if timeline.is_evenly_spaced:
         return None
     if isinstance(timeline.multiplier, Schedule):
         parts = math.lcm(*(multiplier for _, _, multiplier in timeline.multiplier.spans))

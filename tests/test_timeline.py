@@ -48,7 +48,7 @@ def positions(timeline, frames, times=None, last=Fraction(1)):
     for `last` seconds."""
     times = times or [Fraction(i) for i in range(frames)]
     keys = [(i, timeline.place(i, t)) for i, t in enumerate(times)]
-    if timeline.closes and frames:
+    if timeline.fills_last_interval and frames:
         follows = frames if timeline.loop else frames - 1
         keys.append((follows, timeline.place(frames, times[-1] + last)))
     return [a + t * (b - a) for a, b, ts in timeline.steps(keys) for t in ts]
