@@ -2,6 +2,7 @@
 there at all."""
 
 import errno
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -51,6 +52,15 @@ def refuse_same_file(source: str | Path, destination: str | Path) -> None:
     for folder in Path(os.path.realpath(source)).parents:
         if os.path.samefile(folder, destination):
             raise FileError(f"{destination} holds the input; choose another folder for the output.")
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """The SHA-256 of a file, in hexadecimal; raises FileError if it can't be read."""
+    digest = hashlib.sha256()
+    with plain_errors("read", Path(path)), open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -22,8 +22,9 @@ from safetensors import safe_open
 
 from rife import load_model
 from rife.cli import main
+from rife.fileio import sha256
 from rife.media.writer import VideoWriter
-from rife.models.checkpoint import read_state_dict, sha256
+from rife.models.checkpoint import read_state_dict
 from rife.models.zoo import DEFAULT, ZOO
 from rife.networks.ifnet import IFNet, IFNet_2R
 

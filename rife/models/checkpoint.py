@@ -3,7 +3,6 @@
 Nothing depends on a file's name. What the networks compute is theirs; this module only picks one.
 """
 
-import hashlib
 import logging
 import os
 import platform
@@ -15,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..fileio import FileError, atomic_output, plain_errors, refuse_same_file
+from ..fileio import FileError, atomic_output, refuse_same_file, sha256
 from ..networks.base import Network, advice_on_range, dtype_name, is_finite
 from ..networks.ifnet import IFNet, IFNet_2R, IFNet_m
 from ..networks.ifnet_hdv3 import IFNet_HDv3
@@ -222,15 +221,6 @@ def convert(
     model.load_state_dict(weights, assign=True)
     origin = {"source": source.name, "sha256": digest}
     save_model(model, target, origin, overwrite)
-
-
-def sha256(path: str | os.PathLike) -> str:
-    """A file's sha256, hexadecimal."""
-    digest = hashlib.sha256()
-    with plain_errors("read", Path(path)), open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def load_weights(model: Network, state: Mapping[str, Tensor], path: Path) -> None:

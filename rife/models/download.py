@@ -22,8 +22,8 @@ import torch
 from filelock import FileLock, Timeout
 
 from ..callbacks import Cancel, Cancelled
-from ..fileio import FileError, plain_errors
-from .checkpoint import CheckpointError, load_model, sha256
+from ..fileio import FileError, plain_errors, sha256
+from .checkpoint import CheckpointError, load_model
 from .zoo import HubFile, Published
 
 logger = logging.getLogger(__name__)
