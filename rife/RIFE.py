@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .devices import best_device
 from .fileio import atomic_output
-from .models.checkpoint import best_device, load_weights, read_state_dict
+from .models.checkpoint import load_weights, read_state_dict
 from .networks.ifnet import IFNet, IFNet_m
 
 

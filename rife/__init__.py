@@ -13,6 +13,7 @@ if sys.argv[:1] == ["-m"] and "rife" in sys.orig_argv:  # `python -m rife`: what
     interrupts.exit_at_once()
 
 from .callbacks import Cancelled
+from .devices import usable_dtype
 from .interpolate import Summary, interpolate, interpolate_stream
 from .interpolate_file import interpolate_file
 from .media import Encoding
@@ -23,7 +24,6 @@ from .models.checkpoint import (
     load_model,
     network_of,
     save_model,
-    usable_dtype,
 )
 from .networks.base import Network, NonFiniteError
 from .optical_flow import flow_to_image, motion_to_image, optical_flow

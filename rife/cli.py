@@ -12,6 +12,7 @@ from typing import NoReturn
 import torch
 
 from .console import print_error, printable, progress_bar, steady_console
+from .devices import best_device, usable_dtype
 from .fileio import FileError, refuse_same_file
 from .inference.planner import NotEnoughMemory, first_line, is_out_of_memory
 from .interpolate import Summary
@@ -22,11 +23,9 @@ from .models.checkpoint import (
     EFFECTS,
     EXTENSIONS,
     NETWORKS,
-    best_device,
     convert,
     describe,
     load_model,
-    usable_dtype,
 )
 from .models.download import fetch
 from .models.zoo import DEFAULT, ZOO, on_disk

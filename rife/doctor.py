@@ -23,12 +23,13 @@ import psutil
 import torch
 
 from .console import printable
+from .devices import default_dtype
 from .engine.kernels import nvrtc
 from .fileio import sha256
 from .inference import cuda_backend
 from .inference.planner import first_line
 from .interpolate import interpolate
-from .models.checkpoint import EXTENSIONS, CheckpointError, default_dtype, describe
+from .models.checkpoint import EXTENSIONS, CheckpointError, describe
 from .models.zoo import DEFAULT, ZOO
 from .networks.base import Network
 from .networks.ifnet_v4 import VERSIONS, IFNet_v4

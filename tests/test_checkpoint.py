@@ -24,13 +24,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from rife.devices import best_device, default_dtype
 from rife.models import safe_read
 from rife.models.checkpoint import (
     NETWORKS,
     CheckpointError,
-    best_device,
     convert,
-    default_dtype,
     describe,
     load_model,
     read_state_dict,

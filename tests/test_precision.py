@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rife import usable_dtype
-from rife.models.checkpoint import default_dtype
+from rife.devices import default_dtype
 
 CPU = torch.device("cpu")
 SHOWN = (

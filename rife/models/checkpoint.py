@@ -3,9 +3,7 @@
 Nothing depends on a file's name. What the networks compute is theirs; this module only picks one.
 """
 
-import logging
 import os
-import platform
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..devices import best_device, default_dtype
 from ..fileio import FileError, atomic_output, refuse_same_file, sha256
 from ..networks.base import Network, advice_on_range, dtype_name, is_finite
 from ..networks.ifnet import IFNet, IFNet_2R, IFNet_m
@@ -22,8 +21,6 @@ from ..networks.ifnet_v4 import IFNet_v4
 from .file_kinds import looks_like, name_folder, some
 from .safe_read import Contents, read_tensors
 from .stored import CheckpointError
-
-log = logging.getLogger(__name__)
 
 #: Each is asked in turn whether a state dict is its own; none accepts another's.
 FAMILIES: tuple[type[Network], ...] = (IFNet_v4, IFNet_HDv3, IFNet, IFNet_m)
@@ -108,70 +105,6 @@ def _effect(model: Network, option: str) -> str:
     if option in ("ensemble", "refine") and option not in model.options:
         return "this network has none"
     return EFFECTS[option]
-
-
-def best_device() -> torch.device:
-    """CUDA (AMD's ROCm included), Apple's MPS, Intel's XPU, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    if hasattr(torch, "xpu") and torch.xpu.is_available():
-        return torch.device("xpu")
-    return torch.device("cpu")
-
-
-def usable_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """The dtype to run in where a user chose `dtype`.
-
-    Returns:
-        `dtype`, or `default_dtype(device)` where the device has no instructions for it and would
-        take several times as long as in float32 (a CPU 2 to 6 times); that is logged as a warning.
-    """
-    if not _is_emulated(dtype, device):
-        return dtype
-    usable = default_dtype(device)
-    log.warning(
-        "this %s only emulates %s, which takes several times as long: %s is used instead",
-        "CPU" if device.type == "cpu" else "GPU", dtype_name(dtype), dtype_name(usable),
-    )  # fmt: skip
-    return usable
-
-
-def _is_emulated(dtype: torch.dtype, device: torch.device) -> bool:
-    if device.type == "cuda":
-        if dtype != torch.bfloat16 or torch.version.hip:
-            return False
-        return torch.cuda.get_device_capability(device) < (8, 0)
-    if device.type != "cpu" or dtype == torch.float32:
-        return False
-    convolutions = torch.ops.mkldnn
-    if dtype == torch.float16:
-        return not _says_yes(convolutions, "_is_mkldnn_fp16_supported")
-    # oneDNN accepts bfloat16 from AVX-512 on, but instructions for it came later.
-    instructions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
-    return not _says_yes(convolutions, "_is_mkldnn_bf16_supported") or (
-        is_x86 and not any(_says_yes(torch.cpu, name) for name in instructions)
-    )
-
-
-def _says_yes(module: object, question: str) -> bool:
-    """What a function of torch that not every version has returns; False without it."""
-    return bool(getattr(module, question, lambda: False)())
-
-
-def default_dtype(device: torch.device) -> torch.dtype:
-    """float16 on CUDA where it is fast and sound, float32 elsewhere.
-
-    It is slow before Volta (7.0) and broken on the Turing cards without tensor cores.
-    """
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (7, 0):
-        return torch.float32
-    broken = re.search(
-        r"GTX 16|\bMX[45]50|\bT\d{3,4}\b|CMP 30HX", torch.cuda.get_device_name(device)
-    )
-    return torch.float32 if broken else torch.float16
 
 
 def save_model(
