@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from .claims import aside, claimed, remove, sweep
 from .interrupts import held_back
+from .temporary_paths import aside, claimed, remove, sweep
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space or choose another folder",
@@ -72,7 +72,7 @@ def atomic_output(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     the temporary path is a new, empty folder. Nothing but an empty folder is replaced unless
     `overwrite` is set, and a folder only if all it holds are numbered images such as ours.
 
-    What killed processes left beside `path` is removed first, see `claims.sweep`.
+    What killed processes left beside `path` is removed first, see `temporary_paths.sweep`.
 
     Raises FileError if the folder around `path` is missing (none are created) or not writable,
     if `path` is taken, or if nothing was written. If `path` can't be had in the end, though it

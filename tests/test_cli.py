@@ -443,7 +443,7 @@ def test_an_interrupt_while_torch_is_imported_ends_without_a_traceback():
         ("rife.fileio._move_into_place", "before"),
         ("rife.fileio._move_into_place", "after"),
         ("rife.fileio.remove", "before"),
-        ("rife.claims._remove_lock", "after"),
+        ("rife.temporary_paths._remove_lock", "after"),
     ],
 )
 def test_interrupts_at_any_moment_leave_the_old_file_or_the_new_and_say_which(

@@ -387,7 +387,7 @@ def test_where_files_cannot_be_locked_outputs_are_written_all_the_same(tmp_path,
     def refuse(*_):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr("rife.claims._try_lock", refuse)
+    monkeypatch.setattr("rife.temporary_paths._try_lock", refuse)
     with atomic_output(tmp_path / "out.mp4") as temporary:
         temporary.write_bytes(b"new")
         assert listing(tmp_path) == [temporary.name]

@@ -18,9 +18,9 @@ from ..networks.base import Network, advice_on_range, dtype_name, is_finite
 from ..networks.ifnet import IFNet, IFNet_2R, IFNet_m
 from ..networks.ifnet_hdv3 import IFNet_HDv3
 from ..networks.ifnet_v4 import IFNet_v4
-from .file_kinds import looks_like, name_folder, some
+from .foreign_files import looks_like, name_folder, some
 from .safe_read import Contents, read_tensors
-from .stored import CheckpointError
+from .tensor_layout import CheckpointError
 
 #: Each is asked in turn whether a state dict is its own; none accepts another's.
 FAMILIES: tuple[type[Network], ...] = (IFNet_v4, IFNet_HDv3, IFNet, IFNet_m)

@@ -18,8 +18,8 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-from .file_kinds import name_archive, name_file
-from .stored import (
+from .foreign_files import name_archive, name_file
+from .tensor_layout import (
     DTYPES,
     LONGEST_LIST,
     CheckpointError,

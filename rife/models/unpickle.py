@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from .stored import (
+from .tensor_layout import (
     DTYPES,
     CheckpointError,
     Storage,

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
-from .stored import LONGEST_LIST, CheckpointError, Place, ambiguous, read_bytes
+from .tensor_layout import LONGEST_LIST, CheckpointError, Place, ambiguous, read_bytes
 
 
 class Member(NamedTuple):
