@@ -18,9 +18,9 @@ from ..networks.base import Network, advice_on_range, dtype_name, is_finite
 from ..networks.ifnet import IFNet, IFNet_2R, IFNet_m
 from ..networks.ifnet_hdv3 import IFNet_HDv3
 from ..networks.ifnet_v4 import IFNet_v4
-from .foreign_files import looks_like, name_folder, some
-from .safe_read import Contents, read_tensors
-from .tensor_layout import CheckpointError
+from .errors import CheckpointError
+from .foreign_files import abbreviate, identify_folder, identify_state_dict
+from .safe_read import CheckpointContents, read_tensors
 
 #: Each is asked in turn whether a state dict is its own; none accepts another's.
 FAMILIES: tuple[type[Network], ...] = (IFNet_v4, IFNet_HDv3, IFNet, IFNet_m)
@@ -95,7 +95,7 @@ def describe(path: str | os.PathLike) -> dict[str, str]:
         "scales": " ".join(map(str, model.scales)),
         "side multiple": f"{model.side_multiple()} pixels",
         **{name: _effect(model, name) for name in EFFECTS},
-        **{key: some([origin[key]]) for key in ("source", "sha256") if key in origin},
+        **{key: abbreviate([origin[key]]) for key in ("source", "sha256") if key in origin},
     }
 
 
@@ -178,7 +178,7 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
 
 def _recognise(
     path: str | os.PathLike, network: str | None = None
-) -> tuple[Network, dict[str, Tensor], Contents]:
+) -> tuple[Network, dict[str, Tensor], CheckpointContents]:
     """The network in a file, for inference and on the meta device, the weights that it takes, and
     all that was read."""
     path = _file(path)
@@ -212,7 +212,7 @@ def _fresh(
         ) from error
     if model is None:
         raise CheckpointError(
-            f"{name}: {otherwise or 'not a RIFE model, but ' + looks_like(state)}"
+            f"{name}: {otherwise or 'not a RIFE model, but ' + identify_state_dict(state)}"
         )
     for part, _ in list(model.named_children()):
         if f"{part}." in model.training_only:
@@ -235,8 +235,8 @@ def _check_converted(
     if lost:
         dtype = weights[lost[0]].dtype
         raise CheckpointError(
-            f"{name}: {len(lost)} of its tensors ({some(lost, 1)}) hold numbers that are too large "
-            f"for {dtype_name(dtype)}: {advice or advice_on_range(dtype)}"
+            f"{name}: {len(lost)} of its tensors ({abbreviate(lost, 1)}) hold numbers that are too "
+            f"large for {dtype_name(dtype)}: {advice or advice_on_range(dtype)}"
         )
 
 
@@ -266,7 +266,7 @@ def _fitting(
     }
     if any(faults.values()):
         listed = "; ".join(
-            f"{len(keys)} {fault} ({some(keys, 1)})" for fault, keys in faults.items() if keys
+            f"{len(keys)} {fault} ({abbreviate(keys, 1)})" for fault, keys in faults.items() if keys
         )
         raise CheckpointError(
             f"{path}: looks like {model.version}, but its tensors don't fit: {listed}. "
@@ -280,7 +280,7 @@ def _file(path: str | os.PathLike) -> Path:
         inside = Path(path, "flownet.pkl")
         if inside.is_file():
             return inside
-        raise CheckpointError(f"{path}: {name_folder(Path(path))}")
+        raise CheckpointError(f"{path}: {identify_folder(Path(path))}")
     if not os.path.isfile(path):
         raise CheckpointError(f"{path}: no such file; check the name")
     return Path(path)
@@ -293,8 +293,8 @@ def _normalise(state: Mapping[str, Tensor], path: str | os.PathLike) -> dict[str
         name = re.sub(r"^blocks\.(\d+)\.", r"block\1.", name)
         if name in renamed:
             raise CheckpointError(
-                f"{path}: holds {some([name])} twice, with and without a prefix; get a file with "
-                "one model"
+                f"{path}: holds {abbreviate([name])} twice, with and without a prefix; get a file "
+                "with one model"
             )
         renamed[name] = tensor
     return renamed

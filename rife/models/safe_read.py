@@ -1,9 +1,11 @@
-"""Reads the tensors of PyTorch's archives and older pickles, and of .safetensors files.
+"""Reads the tensors in checkpoints that nobody vouches for: PyTorch's files and .safetensors.
 
-What is checked is what is loaded: the file is opened once, and no other reader sees it. What two
-readers could see differently (two lists of members in an archive, a name that stands twice) is
-refused. No code in a file is run. Nothing is mapped into memory, so that a file that shrinks
-meanwhile is an error and not the end of the process.
+- No code in a file is run.
+- The file is opened once and parsed here alone, so the bytes that are checked are those loaded.
+- A file that two programs could read differently (an archive with two directories, a header that
+  has a name twice) is refused.
+- The file is not mapped into memory: if it shrinks while it is read, that is an error, whereas a
+  mapping would end the process.
 """
 
 import io
@@ -18,27 +20,28 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-from .foreign_files import name_archive, name_file
+from .errors import CheckpointError, ambiguous_error, unsupported_error
+from .foreign_files import identify_archive, identify_file
 from .tensor_layout import (
-    DTYPES,
-    LONGEST_LIST,
-    CheckpointError,
-    Place,
+    MAX_HEADER_BYTES,
+    SAFETENSORS_DTYPES,
+    ByteRange,
     Storage,
     StoredTensor,
-    ambiguous,
-    checked_counts,
     read_bytes,
-    unsupported,
+    validate_counts,
 )
 from .unpickle import unpickle
-from .zip_members import find_members, list_members
+from .zip_members import locate_members, read_directory
 
 
-class Contents(NamedTuple):
-    """What a file holds: its tensors by name and, of .safetensors, what it says of itself.
+class CheckpointContents(NamedTuple):
+    """What was read from a checkpoint.
 
-    size: of the file, in bytes.
+    Attributes:
+        tensors: Its tensors, by the names that the file gives them.
+        metadata: The metadata of a .safetensors file; empty for other formats.
+        size: Of the file, in bytes.
     """
 
     tensors: dict[str, Tensor]
@@ -46,37 +49,38 @@ class Contents(NamedTuple):
     size: int
 
 
-def read_tensors(path: Path) -> Contents:
-    """Reads a checkpoint's tensors into memory of their own, on the CPU.
+def read_tensors(path: Path) -> CheckpointContents:
+    """Reads a checkpoint's tensors into memory, on the CPU.
 
     Args:
-        path: The file, of whatever name.
+        path: The file; its format is told by its first bytes, whatever its name.
 
     Returns:
-        The tensors under the names that the file gives them, its metadata and its size.
+        The tensors, which may be views of shared storages, the metadata and the file's size.
 
     Raises:
-        CheckpointError: The file is something else, is damaged or can't be read safely.
+        CheckpointError: The file is no checkpoint, is damaged or can't be read safely.
     """
     start = b""
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            start = file.read(LONGEST_LIST)
+            start = file.read(MAX_HEADER_BYTES)
             content, metadata = _parse(file, size, start)
-            return Contents(_load(file, size, _find_state_dict(content)), metadata, size)
+            tensors = _load_tensors(file, size, _find_state_dict(content))
+            return CheckpointContents(tensors, metadata, size)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     except OSError as error:
         raise CheckpointError(f"{path}: can't be read ({error.strerror or error})") from error
     except Exception as error:  # damaged files raise whatever their bytes happen to spell
-        raise CheckpointError(f"{path}: {name_file(start[:512], path)}") from error
+        raise CheckpointError(f"{path}: {identify_file(start[:512], path)}") from error
 
 
 def _parse(file: BinaryIO, size: int, start: bytes) -> tuple[object, dict[str, str]]:
-    """Returns what is in a file, whose format its first bytes tell, and its metadata.
+    """Returns a file's content, with a StoredTensor for each tensor, and its metadata.
 
-    Raises CheckpointError for what must not be read, anything for what can't be.
+    Raises CheckpointError for a file that must not be read, any exception for a damaged one.
     """
     if start[8:9] == b"{":
         return _parse_safetensors(start, size)
@@ -104,69 +108,71 @@ def _find_state_dict(content: object) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _load(file: BinaryIO, size: int, stored: Mapping[str, StoredTensor]) -> dict[str, Tensor]:
-    """Reads the numbers of tensors, once for those that share them."""
-    # A tensor with a stride of 0 can claim any size; copied, it would take it.
-    if sum(tensor.size for tensor in stored.values()) > size:
+def _load_tensors(
+    file: BinaryIO, size: int, stored_tensors: Mapping[str, StoredTensor]
+) -> dict[str, Tensor]:
+    """Reads each storage once, and returns the tensors as views of them."""
+    # A tensor with a stride of 0 can have any shape, and would take that much memory once copied.
+    if sum(tensor.size for tensor in stored_tensors.values()) > size:
         raise ValueError("the tensors are larger than the file")
-    numbers: dict[int, Tensor] = {}
-    loaded = {}
-    for name, tensor in stored.items():
-        storage = tensor.storage
-        if storage.place is None or storage.place.size != storage.size:
+    storage_bytes: dict[int, Tensor] = {}
+    tensors = {}
+    for name, stored in stored_tensors.items():
+        storage = stored.storage
+        if storage.byte_range is None or storage.byte_range.size != storage.size:
             raise ValueError("a storage is missing or of another size")
-        if id(storage) not in numbers:
-            numbers[id(storage)] = torch.from_numpy(storage.place.read(file))
-        loaded[name] = _view(numbers[id(storage)], tensor)
-    return loaded
+        if id(storage) not in storage_bytes:
+            storage_bytes[id(storage)] = torch.from_numpy(storage.byte_range.read(file))
+        tensors[name] = _view_storage(storage_bytes[id(storage)], stored)
+    return tensors
 
 
-def _view(data: Tensor, tensor: StoredTensor) -> Tensor:
-    """The tensor as a view of its storage's bytes."""
-    if 0 in tensor.shape:
-        return torch.empty(tensor.shape, dtype=tensor.dtype)
-    steps = zip(tensor.shape, tensor.strides, strict=True)
-    last = tensor.offset + sum((n - 1) * stride for n, stride in steps)
-    if (last + 1) * tensor.dtype.itemsize > len(data):
+def _view_storage(storage_bytes: Tensor, stored: StoredTensor) -> Tensor:
+    if 0 in stored.shape:
+        return torch.empty(stored.shape, dtype=stored.dtype)
+    steps = zip(stored.shape, stored.strides, strict=True)
+    last = stored.offset + sum((length - 1) * stride for length, stride in steps)
+    if (last + 1) * stored.dtype.itemsize > len(storage_bytes):
         raise ValueError("a tensor reaches beyond its storage")
-    return data.view(tensor.dtype).as_strided(tensor.shape, tensor.strides, tensor.offset)
+    return storage_bytes.view(stored.dtype).as_strided(stored.shape, stored.strides, stored.offset)
 
 
 # .safetensors
 
-#: Its other dtypes, of scales alone or of several numbers in a byte.
-_PACKED = ("F8_E8M0", "F6_E2M3", "F6_E3M2", "F4")
+#: Its dtypes that torch can't compute with: scales, and several numbers in a byte.
+_UNSUPPORTED_DTYPES = ("F8_E8M0", "F6_E2M3", "F6_E3M2", "F4")
 
 
 def _parse_safetensors(start: bytes, size: int) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     length = int.from_bytes(start[:8], "little")
     if 8 + length > len(start):
         raise ValueError("the header is too long, or cut short")
-    header = json.loads(start[8 : 8 + length].decode(), object_pairs_hook=_refuse_key_twice)
+    header = json.loads(start[8 : 8 + length].decode(), object_pairs_hook=_refuse_duplicate_keys)
     metadata = header.pop("__metadata__", {})
     if not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("metadata that is no text")
     tensors, end = {}, 0
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        if entry["dtype"] in _PACKED:
-            raise unsupported(f"tensors of {entry['dtype']}")
-        dtype, shape = DTYPES[entry["dtype"]], checked_counts(entry["shape"])
-        first, last = checked_counts(entry["data_offsets"])
-        place = Place(8 + length + first, last - first)
+        if entry["dtype"] in _UNSUPPORTED_DTYPES:
+            raise unsupported_error(f"tensors of {entry['dtype']}")
+        dtype, shape = SAFETENSORS_DTYPES[entry["dtype"]], validate_counts(entry["shape"])
+        start_offset, end_offset = validate_counts(entry["data_offsets"])
+        tensor_size = end_offset - start_offset
+        byte_range = ByteRange(8 + length + start_offset, tensor_size)
         strides = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
-        storage = Storage(name, dtype, last - first, place)
+        storage = Storage(name, dtype, tensor_size, byte_range)
         tensors[name] = StoredTensor(storage, dtype, 0, shape, strides)
-        if first != end or tensors[name].size != last - first:
+        if start_offset != end or tensors[name].size != tensor_size:
             raise ValueError("tensors that overlap, leave a hole or have another size")
-        end = last
+        end = end_offset
     if 8 + length + end != size:
         raise ValueError("the tensors are not all of the file")
     return tensors, metadata
 
 
-def _refuse_key_twice(items: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_duplicate_keys(items: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(dict(items)) < len(items):
-        raise ambiguous("its header has a name twice")
+        raise ambiguous_error("its header has a name twice")
     return dict(items)
 
 
@@ -174,56 +180,60 @@ def _refuse_key_twice(items: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parse_zip(file: BinaryIO, size: int) -> object:
-    members, end = list_members(file, size)
-    if kind := name_archive([member.name.decode("utf-8", "replace") for member in members]):
+    members, directory_position = read_directory(file, size)
+    names = [member.name.decode("utf-8", "replace") for member in members]
+    if kind := identify_archive(names):
         raise CheckpointError(kind)
-    # PyTorch compresses nothing; what does may unpack to more than the memory holds.
+    # PyTorch never compresses, and a compressed member may unpack to more than the memory holds.
     if any(member.is_packed for member in members):
         raise CheckpointError("a compressed archive, which no checkpoint is; get the original")
-    places = find_members(file, members, end)
-    folder = next(name for name in places if name.endswith(b"/data.pkl"))[: -len(b"data.pkl")]
-    if (order := places.get(folder + b"byteorder")) and bytes(order.read(file)) != b"little":
+    byte_ranges = locate_members(file, members, directory_position)
+    pickle_name = next(name for name in byte_ranges if name.endswith(b"/data.pkl"))
+    folder = pickle_name.removesuffix(b"data.pkl")
+    byte_order = byte_ranges.get(folder + b"byteorder")
+    if byte_order and bytes(byte_order.read(file)) != b"little":
         raise CheckpointError("written by a big-endian machine, which isn't supported")
-    pickle = places[folder + b"data.pkl"]
-    if pickle.size > LONGEST_LIST:
+    pickle_range = byte_ranges[pickle_name]
+    if pickle_range.size > MAX_HEADER_BYTES:
         raise ValueError("the pickle is too long")
     storages: dict[str, Storage] = {}
-    content = unpickle(io.BytesIO(pickle.read(file)), storages)
+    content = unpickle(io.BytesIO(pickle_range.read(file)), storages)
     for storage in storages.values():
-        storage.place = places[folder + b"data/" + storage.key.encode()]
+        storage.byte_range = byte_ranges[folder + b"data/" + storage.key.encode()]
     return content
 
 
-# PyTorch's pickles
+# PyTorch's pickles, as it wrote them before version 1.6
 
-#: What a file of PyTorch before 1.6 begins with.
-_MAGIC = 0x1950A86A20F9469CFC6C
+#: The first pickle in such a file.
+_MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 
 
 def _parse_pickles(file: BinaryIO, size: int, start: bytes) -> object:
-    """Reads five pickles (a number, a version, the system, the content, the storages' keys), then
-    the storages: how many numbers, and these."""
+    """Reads five pickles (magic number, version, system, content, the storages' keys) and finds the
+    storages that follow them: the number of elements of each, and these."""
     _refuse_tar(start)
     stream = io.BytesIO(start)
     storages: dict[str, Storage] = {}
     magic, _, _, content, keys = (unpickle(stream, storages) for _ in range(5))
-    if magic != _MAGIC or not isinstance(keys, list):
+    if magic != _MAGIC_NUMBER or not isinstance(keys, list):
         raise ValueError("no checkpoint")
     position = stream.tell()
     for key in keys:
         storage = storages[key]
         count = int.from_bytes(read_bytes(file, position, 8), "little")
-        place = Place(position + 8, count * storage.dtype.itemsize)
-        if storage.place or place.position + place.size > size:
+        byte_range = ByteRange(position + 8, count * storage.dtype.itemsize)
+        end = byte_range.position + byte_range.size
+        if storage.byte_range or end > size:
             raise ValueError("a storage that is there twice, or isn't")
-        storage.place, position = place, place.position + place.size
+        storage.byte_range, position = byte_range, end
     if position != size:
-        raise ambiguous("something follows its end")
+        raise ambiguous_error("something follows its end")
     return content
 
 
 def _refuse_tar(start: bytes) -> None:
-    """To torch, what could be a tar archive is one, whatever else it could be."""
+    """Refuses what could be a tar archive: torch reads it as one, whatever else it could be."""
     try:
         tarfile.TarInfo.frombuf(start[:512], "utf-8", "surrogateescape")
     except tarfile.HeaderError:

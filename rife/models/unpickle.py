@@ -1,7 +1,7 @@
 """Reads a pickle without running code.
 
-A pickle is a list of instructions, and only those that make texts, numbers, lists, dicts and
-tensors are carried out, here.
+A pickle is a program of simple instructions. This module interprets the instructions that build
+texts, numbers, lists, dicts and tensors, and refuses all others, without Python's own unpickler.
 """
 
 import pickletools
@@ -11,52 +11,50 @@ from typing import Any, BinaryIO
 
 import torch
 
+from .errors import CheckpointError, unsupported_error
 from .tensor_layout import (
-    DTYPES,
-    CheckpointError,
+    SAFETENSORS_DTYPES,
     Storage,
     StoredTensor,
-    checked_counts,
-    known_dtypes,
-    unsupported,
+    available_dtypes,
+    validate_counts,
 )
 
 
-class _Inert:
-    """Stands for an object beside the weights, of a class known to be harmless; does nothing."""
+class _Placeholder:
+    """Stands for an object that training scripts keep beside weights; its content is dropped."""
 
 
-def _make_dict() -> dict:
+def _build_dict() -> dict:
     return {}
 
 
-def _make_tensor(
+def _build_tensor(
     storage: Storage, offset: int, shape: tuple, strides: tuple, *rest: object
 ) -> StoredTensor:
     dtype = next((value for value in rest if isinstance(value, torch.dtype)), storage.dtype)
-    if dtype not in _PLAIN:
-        raise unsupported(f"tensors of {dtype}")
-    return StoredTensor(
-        storage, dtype, *checked_counts([offset]), checked_counts(shape), checked_counts(strides)
-    )
+    if dtype not in _UNPACKED_DTYPES:
+        raise unsupported_error(f"tensors of {dtype}")
+    (offset,) = validate_counts([offset])
+    return StoredTensor(storage, dtype, offset, validate_counts(shape), validate_counts(strides))
 
 
-def _make_parameter(tensor: StoredTensor, requires_grad: bool, hooks: object) -> StoredTensor:
+def _unwrap_parameter(tensor: StoredTensor, requires_grad: bool, hooks: object) -> StoredTensor:
     return tensor
 
 
-#: dtypes whose numbers lie one by one in their bytes.
-_PLAIN = {*DTYPES.values(), torch.complex32, torch.complex128}
-#: All that pickles may name, "module name" each: what takes its place here ...
-_KNOWN: dict[str, Callable | torch.dtype] = {
-    "collections OrderedDict": _make_dict,
-    "torch._utils _rebuild_tensor": _make_tensor,
-    "torch._utils _rebuild_tensor_v2": _make_tensor,
-    "torch._utils _rebuild_tensor_v3": _make_tensor,
-    "torch._utils _rebuild_parameter": _make_parameter,
+#: dtypes whose numbers take whole bytes, one number after the other.
+_UNPACKED_DTYPES = {*SAFETENSORS_DTYPES.values(), torch.complex32, torch.complex128}
+#: What stands in for each function and class that pickled weights name, by "module name".
+_REPLACEMENTS: dict[str, Callable | torch.dtype] = {
+    "collections OrderedDict": _build_dict,
+    "torch._utils _rebuild_tensor": _build_tensor,
+    "torch._utils _rebuild_tensor_v2": _build_tensor,
+    "torch._utils _rebuild_tensor_v3": _build_tensor,
+    "torch._utils _rebuild_parameter": _unwrap_parameter,
     "torch.storage UntypedStorage": torch.uint8,
     **{f"torch {name}": value for name, value in vars(torch).items() if type(value) is torch.dtype},
-    **known_dtypes({
+    **available_dtypes({
         "torch FloatStorage": "float32", "torch DoubleStorage": "float64",
         "torch HalfStorage": "float16", "torch BFloat16Storage": "bfloat16",
         "torch LongStorage": "int64", "torch IntStorage": "int32", "torch ShortStorage": "int16",
@@ -64,68 +62,59 @@ _KNOWN: dict[str, Callable | torch.dtype] = {
         "torch ComplexFloatStorage": "complex64", "torch ComplexDoubleStorage": "complex128",
     }),
 }  # fmt: skip
-#: ... and what training scripts keep beside weights, and is passed over.
-_PASSED_OVER = re.compile(
+#: What training scripts keep beside weights; each becomes a placeholder.
+_IGNORED_NAMES = re.compile(
     r"torch (Size|device)|argparse Namespace|pathlib \w+Path|collections defaultdict|"
     r"numpy dtype|numpy\._?core\.multiarray scalar|_codecs encode|"
     r"(__builtin__|builtins) (list|dict|set|int|float)"
 )
 
-#: Instructions that push what they carry ...
+#: Instructions that push their argument.
 _LITERALS = frozenset((
     "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT",
     "BINUNICODE", "SHORT_BINUNICODE", "SHORT_BINSTRING",
 ))  # fmt: skip
-#: ... or what they stand for ...
+#: Instructions that push a constant.
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-#: ... or so many of the values before, as a tuple.
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+#: Instructions that pack the last one to three values into a tuple.
+_TUPLE_LENGTHS = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 def unpickle(stream: BinaryIO, storages: dict[str, Storage]) -> object:
-    """Reads one pickle up to its end.
+    """Reads one pickle, and leaves the stream at its end.
 
     Args:
-        stream: What holds it, in memory.
-        storages: Takes the storages that it names, by their keys.
+        stream: The pickle, in memory.
+        storages: The storages that the pickle mentions are added here, by their keys.
+
+    Returns:
+        The pickled object, with a StoredTensor for each tensor in it.
 
     Raises:
-        CheckpointError: It calls for more than weights need.
+        CheckpointError: The pickle calls something that plain weights don't need.
+        Exception: Of any kind, if it is damaged.
     """
     start = stream.tell()
     try:
-        return _carry_out(pickletools.genops(stream), storages)
+        return _interpret(pickletools.genops(stream), storages)
     except CheckpointError:
         raise
     except Exception:
         stream.seek(start)
-        _refuse_calls(stream)  # a better reason, if there is one
+        _refuse_unknown_names(stream)  # tells the user more, if there are any
         raise
 
 
-def _carry_out(instructions: Iterable[tuple], storages: dict[str, Storage]) -> object:
-    """Carries out a pickle's instructions, those that weights need. `stack` are the values since
-    the last mark, `outer` those before each mark. Keys are numbers and texts, since tuples in
-    tuples can take forever to compare, and some of them crash Python."""
-    stack: list[Any] = []
-    outer: list[list[Any]] = []
+def _interpret(instructions: Iterable[tuple], storages: dict[str, Storage]) -> object:
+    """Returns what a pickle's instructions build."""
+    stack: list[Any] = []  # the values since the last mark
+    outer_stacks: list[list[Any]] = []  # the values before each mark
     memo: dict[int, Any] = {}
 
     def pop_to_mark() -> list[Any]:
         nonlocal stack
-        values, stack = stack, outer.pop()
+        values, stack = stack, outer_stacks.pop()
         return values
-
-    def put_items(target: Any, flat: list[Any]) -> None:
-        keys, values = flat[::2], flat[1::2]
-        if not all(key is None or isinstance(key, (str, int, float)) for key in keys):
-            raise ValueError("no plain keys")
-        if not isinstance(target, _Inert):
-            dict.update(target, zip(keys, values, strict=True))
-
-    def append(target: Any, values: list[Any]) -> None:
-        if not isinstance(target, _Inert):
-            list.extend(target, values)
 
     for opcode, argument, _ in instructions:
         match opcode.name:
@@ -142,13 +131,13 @@ def _carry_out(instructions: Iterable[tuple], storages: dict[str, Storage]) -> o
             case "EMPTY_DICT":
                 stack.append({})
             case "MARK":
-                outer.append(stack)
+                outer_stacks.append(stack)
                 stack = []
             case "TUPLE":
                 values = pop_to_mark()
                 stack.append(tuple(values))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                values = [stack.pop() for _ in range(_TUPLES[opcode.name])]
+                values = [stack.pop() for _ in range(_TUPLE_LENGTHS[opcode.name])]
                 stack.append(tuple(reversed(values)))
             case "BINPUT" | "LONG_BINPUT":
                 memo[argument] = stack[-1]
@@ -164,48 +153,63 @@ def _carry_out(instructions: Iterable[tuple], storages: dict[str, Storage]) -> o
                     raise ValueError("not a name")
                 stack.append(_resolve(f"{module} {attribute}"))
             case "BINPERSID":
-                stack[-1] = _find_storage(stack[-1], storages)
+                stack[-1] = _declare_storage(stack[-1], storages)
             case "REDUCE" | "NEWOBJ":
                 arguments = stack.pop()
-                if not isinstance(stack[-1], _Inert):
+                if not isinstance(stack[-1], _Placeholder):
                     stack[-1] = stack[-1](*arguments)
             case "BUILD":
-                stack.pop()  # attributes of a dict or a tensor, which nothing here needs
+                stack.pop()  # attributes of a dict or a tensor, which no network needs
             case "SETITEM":
-                put_items(stack[-3], stack[-2:])
+                _set_items(stack[-3], stack[-2:])
                 del stack[-2:]
             case "SETITEMS":
                 items = pop_to_mark()
-                put_items(stack[-1], items)
+                _set_items(stack[-1], items)
             case "APPEND":
-                append(stack[-2], stack[-1:])
+                _extend(stack[-2], stack[-1:])
                 del stack[-1:]
             case "APPENDS":
                 values = pop_to_mark()
-                append(stack[-1], values)
+                _extend(stack[-1], values)
             case _:
                 raise ValueError("an instruction that weights don't need")
     raise ValueError("no end")
 
 
-def _find_storage(persistent_id: Any, storages: dict[str, Storage]) -> Storage:
+def _set_items(target: Any, keys_and_values: list[Any]) -> None:
+    keys, values = keys_and_values[::2], keys_and_values[1::2]
+    # Nested tuples as keys can take forever to hash, and some of them crash Python.
+    if not all(key is None or isinstance(key, (str, int, float)) for key in keys):
+        raise ValueError("no plain keys")
+    if not isinstance(target, _Placeholder):
+        dict.update(target, zip(keys, values, strict=True))
+
+
+def _extend(target: Any, values: list[Any]) -> None:
+    if not isinstance(target, _Placeholder):
+        list.extend(target, values)
+
+
+def _declare_storage(persistent_id: Any, storages: dict[str, Storage]) -> Storage:
     kind, dtype, key, _, count, *view = persistent_id
     if kind != "storage" or type(key) is not str or any(view):
         raise ValueError("no storage")
-    storage = Storage(key, dtype, checked_counts([count])[0] * dtype.itemsize)
+    (count,) = validate_counts([count])
+    storage = Storage(key, dtype, count * dtype.itemsize)
     if storages.setdefault(key, storage) != storage:
         raise ValueError("a storage that is two")
     return storages[key]
 
 
 def _resolve(name: str) -> Any:
-    """What stands for "module name" here."""
+    """Returns the stand-in for a "module name"; raises CheckpointError if weights don't need it."""
     if not re.fullmatch(r"[\w.]+ [\w.]+", name):
         raise ValueError("not a name")
-    if name in _KNOWN:
-        return _KNOWN[name]
-    if _PASSED_OVER.fullmatch(name):
-        return _Inert()
+    if name in _REPLACEMENTS:
+        return _REPLACEMENTS[name]
+    if _IGNORED_NAMES.fullmatch(name):
+        return _Placeholder()
     called = name.replace(" ", ".")[:100]
     if re.fullmatch(r"torch\._utils _rebuild_\w+|torch \w+Storage", name):
         raise CheckpointError(
@@ -218,8 +222,8 @@ def _resolve(name: str) -> Any:
     )
 
 
-def _refuse_calls(stream: BinaryIO) -> None:
-    """Refuses by name what a pickle calls for, even one that can't be carried out."""
+def _refuse_unknown_names(stream: BinaryIO) -> None:
+    """Raises CheckpointError for the first name in a damaged pickle that weights don't need."""
     strings: list[str] = []
     for opcode, argument, _ in pickletools.genops(stream):
         if opcode.name in ("GLOBAL", "INST"):
