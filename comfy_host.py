@@ -336,7 +336,7 @@ def _network(model: ModelPatcher) -> rife.Network:
     if isinstance(model.model, RIFE):
         return model.model.network
     try:
-        return rife.network_of(model.model.state_dict())
+        return rife.network_from_state_dict(model.model.state_dict())
     except rife.CheckpointError as error:
         raise ValueError(
             f"The connected {type(model.model).__name__} can't be used here ({error}). Connect "

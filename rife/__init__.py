@@ -22,7 +22,7 @@ from .models.checkpoint import (
     EXTENSIONS,
     CheckpointError,
     load_model,
-    network_of,
+    network_from_state_dict,
     save_model,
 )
 from .networks.base import Network, NonFiniteError
@@ -50,7 +50,7 @@ __all__ = [
     "interpolate_stream",
     "load_model",
     "motion_to_image",
-    "network_of",
+    "network_from_state_dict",
     "optical_flow",
     "parse_frame_rate",
     "save_model",

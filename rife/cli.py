@@ -20,9 +20,9 @@ from .interpolate_file import interpolate_file
 from .interrupts import raised_once
 from .media import Encoding
 from .models.checkpoint import (
-    EFFECTS,
     EXTENSIONS,
     NETWORKS,
+    OPTION_EFFECTS,
     convert,
     describe,
     load_model,
@@ -278,11 +278,15 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--dtype", choices=DTYPES, help="default: float16 on CUDA, float32 elsewhere")
     p.add_argument(
         "--scale", type=_read_by(_scale), metavar="S",
-        help=f"{EFFECTS['scale']}; default auto, by the size",
+        help=f"{OPTION_EFFECTS['scale']}; default auto, by the size",
     )  # fmt: skip
-    p.add_argument("--ensemble", action="store_true", help=f"{EFFECTS['ensemble']} (up to v4.20)")
-    p.add_argument("--refine", action="store_true", help=f"{EFFECTS['refine']} (v4.0 and v4.1)")
-    p.add_argument("--tta", action="store_true", help=EFFECTS["tta"])
+    p.add_argument(
+        "--ensemble", action="store_true", help=f"{OPTION_EFFECTS['ensemble']} (up to v4.20)"
+    )
+    p.add_argument(
+        "--refine", action="store_true", help=f"{OPTION_EFFECTS['refine']} (v4.0 and v4.1)"
+    )
+    p.add_argument("--tta", action="store_true", help=OPTION_EFFECTS["tta"])
     p.add_argument(
         "--fps", type=_read_by(parse_frame_rate), default=Fraction(24), metavar="R",
         help="frame rate of a folder of images, such as 24 or 24000/1001; default 24",

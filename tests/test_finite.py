@@ -14,7 +14,7 @@ from rife import (
     interpolate,
     interpolate_stream,
     load_model,
-    network_of,
+    network_from_state_dict,
     optical_flow,
 )
 from rife.cli import main
@@ -120,12 +120,12 @@ def test_a_conversion_to_half_size_that_would_lose_weights_is_refused(tmp_path):
 def test_a_state_dict_that_lost_weights_is_refused(dtype):
     lost = {key: (x * 1e38 * 1e3).to(dtype) for key, x in state().items()}
     with pytest.raises(CheckpointError, match="too large for .*float16: use float32"):
-        network_of(lost)
+        network_from_state_dict(lost)
 
 
 @pytest.mark.parametrize("function", [interpolate, optical_flow])
 def test_weights_that_are_lost_later_are_noticed_before_the_first_frame(function):
-    model = network_of(state(**{WEIGHT: lambda x: x * 1e6}))
+    model = network_from_state_dict(state(**{WEIGHT: lambda x: x * 1e6}))
     frames = seeded_clip(2, 32, 32)
     message = refuses(model.to(torch.float16), frames, function=function)
     assert "weights that are too large for it: use float32" in message

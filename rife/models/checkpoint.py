@@ -1,6 +1,7 @@
-"""RIFE files: read safely, recognised by what is in them, refused with what they look like.
+"""Loads, describes, converts and saves RIFE checkpoints of every version and file format.
 
-Nothing depends on a file's name. What the networks compute is theirs; this module only picks one.
+A file is recognised by the names and shapes of its tensors; the file's own name doesn't count.
+Anything that is no RIFE model is refused with an error that says what it is.
 """
 
 import os
@@ -22,21 +23,28 @@ from .errors import CheckpointError
 from .foreign_files import abbreviate, identify_folder, identify_state_dict
 from .safe_read import CheckpointContents, read_tensors
 
-#: Each is asked in turn whether a state dict is its own; none accepts another's.
+#: File name suffixes that checkpoints usually have. `load_model` reads files of any name.
+EXTENSIONS = (".safetensors", ".pth", ".pkl", ".pt", ".ckpt", ".bin")
+
+#: The network classes that `from_state_dict` is tried on, in this order; no state dict fits two.
 FAMILIES: tuple[type[Network], ...] = (IFNet_v4, IFNet_HDv3, IFNet, IFNet_m)
-#: For `load_model(network=...)`. IFNet_2R has to be named: its files look like IFNet's.
+#: The network classes by the names that `load_model(network=...)` takes. IFNet_2R is used only
+#: when named, as its state dict looks like IFNet's.
 NETWORKS: dict[str, type[Network]] = {c.__name__: c for c in (*FAMILIES, IFNet_2R)}
 
-#: What each option of `interpolate` does, for people.
-EFFECTS = {
+#: The options of `interpolate` that depend on the network, and what each does, for users.
+OPTION_EFFECTS = {
     "scale": "resolution of the flow estimate: 0.5 for 4K or large motion, 2 for fine detail",
     "ensemble": "average both orders of each pair, for twice the time",
     "refine": "run the refine networks too, for sharper detail",
     "tta": "average with the pass over frames turned upside down, for twice the time",
 }
 
-#: File name endings that `load_model` reads.
-EXTENSIONS = (".safetensors", ".pth", ".pkl", ".pt", ".ckpt", ".bin")
+#: The dtypes that weights may have in a file. float32 holds all of them exactly but float64.
+_WEIGHT_DTYPES = (
+    torch.float32, torch.float16, torch.bfloat16, torch.float64,
+    torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz,
+)  # fmt: skip
 
 
 def load_model(
@@ -45,66 +53,88 @@ def load_model(
     dtype: torch.dtype | None = None,
     network: str | None = None,
 ) -> Network:
-    """Load a RIFE model for inference, whatever its version and file format.
+    """Loads a RIFE model for inference.
 
-    path: a .safetensors file, or a pickle as upstream publishes (.pkl, .pth, .pt); a folder with
-        a `flownet.pkl` in it.
-    device: None is `best_device()`. dtype: of the convolutions; None is `default_dtype(device)`.
-    network: for files that two networks could claim, the name of the one meant: "IFNet_2R".
+    Args:
+        path: A .safetensors file or a PyTorch pickle (.pkl, .pth, .pt), or a folder with a
+            `flownet.pkl` in it.
+        device: Where the model runs; None for `best_device()`.
+        dtype: Of the convolutions; None for `default_dtype(device)`.
+        network: The class of the network, a key of NETWORKS; None to recognise it. Only IFNet_2R
+            has to be named.
 
-    Raises CheckpointError for a file that isn't a RIFE model or can't be read safely.
+    Returns:
+        The network, in evaluation mode and without gradients.
+
+    Raises:
+        CheckpointError: The file isn't a RIFE model, or can't be read safely.
     """
-    model, weights, _ = _recognise(path, network)
+    model, weights, _ = _read_model(path, network)
     device = best_device() if device is None else torch.device(device)
     dtype = dtype or default_dtype(device)
-    # Copied even where nothing changes: tensors may share their memory, or be parts of more.
-    whole = {"copy": True, "memory_format": torch.contiguous_format}
-    weights = {key: tensor.to(device, dtype, **whole) for key, tensor in weights.items()}
-    _check_converted(weights, path)
+    # Copied even if nothing changes: the tensors may be views of a storage that they share.
+    as_own_tensor = {"copy": True, "memory_format": torch.contiguous_format}
+    weights = {key: tensor.to(device, dtype, **as_own_tensor) for key, tensor in weights.items()}
+    _check_range(weights, path)
     model.load_state_dict(weights, assign=True)
     return model.eval().requires_grad_(False)
 
 
-def network_of(state: Mapping[str, Tensor]) -> Network:
-    """The network of a state dict, for inference, with these very tensors.
+def network_from_state_dict(state: Mapping[str, Tensor]) -> Network:
+    """Builds the network that a state dict belongs to, for inference.
 
-    Raises CheckpointError for what is no RIFE model.
+    Args:
+        state: Tensors by name. The network takes them as they are, without a copy.
+
+    Returns:
+        The network, in evaluation mode and without gradients.
+
+    Raises:
+        CheckpointError: The state dict is of no RIFE model.
     """
-    state = _normalise(state, "the model")
-    model = _fresh(state, FAMILIES, "the model")
-    _check_converted({key: x for key, x in state.items() if x.dtype in FLOATS}, "the model")
-    model.load_state_dict(_fitting(model, state, "the model"), assign=True)
+    state = _normalise_keys(state, "the model")
+    model = _build_network(state, FAMILIES, "the model")
+    floats = {key: tensor for key, tensor in state.items() if tensor.dtype in _WEIGHT_DTYPES}
+    _check_range(floats, "the model")
+    model.load_state_dict(_select_weights(model, state, "the model"), assign=True)
     return model.eval().requires_grad_(False)
 
 
 def describe(path: str | os.PathLike) -> dict[str, str]:
-    """What a checkpoint is, as lines for people: version, network, timesteps, options, size ...
+    """Describes a checkpoint for people.
 
-    Raises CheckpointError as `load_model` does.
+    Args:
+        path: As for `load_model`.
+
+    Returns:
+        A text for each property of the model: its version, network, weights, options and so on.
+
+    Raises:
+        CheckpointError: As `load_model` raises it.
     """
-    model, weights, contents = _recognise(path)
-    origin = contents.metadata
-    dtypes = sorted({dtype_name(t.dtype) for t in weights.values()})
-    row = getattr(model, "parameters_row", None)
+    model, weights, contents = _read_model(path)
+    metadata = contents.metadata
+    dtypes = sorted({dtype_name(tensor.dtype) for tensor in weights.values()})
+    parameters = getattr(model, "parameters_row", None)
     return {
         "file": f"{path} ({contents.size / 1e6:.1f} MB)",
         "version": model.version,
-        "network": type(model).__name__ + (f", {row}" if row else ""),
+        "network": type(model).__name__ + (f", {parameters}" if parameters else ""),
         "weights": f"{sum(t.numel() for t in weights.values()):,} of {', '.join(dtypes)}",
         "timesteps": "any" if model.any_timestep else "the midpoint; others by recursion",
         "scales": " ".join(map(str, model.scales)),
         "side multiple": f"{model.side_multiple()} pixels",
-        **{name: _effect(model, name) for name in EFFECTS},
-        **{key: abbreviate([origin[key]]) for key in ("source", "sha256") if key in origin},
+        **{option: _describe_option(model, option) for option in OPTION_EFFECTS},
+        **{key: abbreviate([metadata[key]]) for key in ("source", "sha256") if key in metadata},
     }
 
 
-def _effect(model: Network, option: str) -> str:
+def _describe_option(model: Network, option: str) -> str:
     if option in model.built_in:
         return "part of this network, always on"
     if option in ("ensemble", "refine") and option not in model.options:
         return "this network has none"
-    return EFFECTS[option]
+    return OPTION_EFFECTS[option]
 
 
 def save_model(
@@ -113,16 +143,21 @@ def save_model(
     metadata: Mapping[str, str] | None = None,
     overwrite: bool = True,
 ) -> None:
-    """Write a network's weights as a .safetensors file, whole or not at all.
+    """Writes a network's weights as a .safetensors file, which appears only when it is whole.
 
-    metadata: goes into the file, beside the network's version and name.
+    Args:
+        model: The network.
+        path: The file to write.
+        metadata: Texts to store in the file, beside the network's version and class.
+        overwrite: Whether an existing file is replaced.
 
-    Raises FileError if it can't be written.
+    Raises:
+        FileError: The file can't be written, or exists and isn't to be replaced.
     """
     tensors = {key: tensor.contiguous().cpu() for key, tensor in model.state_dict().items()}
-    own = {"format": "pt", "version": model.version, "network": type(model).__name__}
+    own_metadata = {"format": "pt", "version": model.version, "network": type(model).__name__}
     with atomic_output(Path(path), overwrite) as temporary:
-        save_file(tensors, temporary, {**(metadata or {}), **own})
+        save_file(tensors, temporary, {**(metadata or {}), **own_metadata})
 
 
 def convert(
@@ -133,77 +168,101 @@ def convert(
     network: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write a model as a .safetensors file with what inference needs, and where it came from.
+    """Writes a checkpoint anew as a .safetensors file that holds only what inference needs.
 
-    half: as float16; else each tensor stays as it is. network: as for `load_model`; the new file
-    names it, and needs it no more.
+    The new file's metadata has the source's name and sha256, and the class of the network.
 
-    Raises CheckpointError as `load_model` does, FileError if `target` can't be written or exists.
+    Args:
+        source: The checkpoint to read, as for `load_model`.
+        target: The file to write; its name ends in .safetensors.
+        half: Whether to convert the weights to float16; otherwise they keep their dtypes.
+        network: As for `load_model`. The new file doesn't need it any more.
+        overwrite: Whether an existing file is replaced.
+
+    Raises:
+        CheckpointError: As `load_model` raises it.
+        FileError: `target` can't be written, or exists and isn't to be replaced.
     """
-    source, target = _file(source), Path(target)
+    source, target = _find_checkpoint(source), Path(target)
     if target.suffix != ".safetensors":
         raise FileError(f"{target}: the name of the new file has to end in .safetensors")
     refuse_same_file(source, target)
     digest = sha256(source)
-    model, weights, _ = _recognise(source, network)
+    model, weights, _ = _read_model(source, network)
     if sha256(source) != digest:
         raise CheckpointError(f"{source}: was written to meanwhile; try again when it is whole")
     if half:
         weights = {key: tensor.half() for key, tensor in weights.items()}
-        _check_converted(weights, source, "leave out --half")
+        _check_range(weights, source, "leave out --half")
     model.load_state_dict(weights, assign=True)
-    origin = {"source": source.name, "sha256": digest}
-    save_model(model, target, origin, overwrite)
+    save_model(model, target, {"source": source.name, "sha256": digest}, overwrite)
 
 
 def load_weights(model: Network, state: Mapping[str, Tensor], path: Path) -> None:
-    """Load `state`, read from `path`, into `model`, strictly but for what only training needs.
+    """Loads a state dict into a network of the caller's.
 
-    Raises CheckpointError if they don't fit; `model` is unchanged then.
+    Args:
+        model: The network; unchanged if the tensors don't fit.
+        state: As `read_state_dict` returns it. Tensors that only training needs may be missing.
+        path: The file it was read from, for error messages.
+
+    Raises:
+        CheckpointError: The tensors don't fit.
     """
-    model.load_state_dict(_fitting(model, state, path), strict=False)
+    model.load_state_dict(_select_weights(model, state, path), strict=False)
 
 
 def read_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
-    """Read a checkpoint's tensors under the names that the networks give them.
+    """Reads a checkpoint's tensors without running code that may be in the file.
 
-    Prefixes (`module.`, `flownet.`) are taken off, `blocks.0.` becomes `block0.`. No code in a
-    file is run.
+    Args:
+        path: As for `load_model`.
 
-    Raises CheckpointError for a file without tensors or that can't be read safely.
+    Returns:
+        The tensors, on the CPU, by the names that the networks give them: without prefixes such as
+        `module.`, and with `block0.` for `blocks.0.`.
+
+    Raises:
+        CheckpointError: The file has no tensors, or can't be read safely.
     """
-    path = _file(path)
-    return _normalise(read_tensors(path).tensors, path)
+    path = _find_checkpoint(path)
+    return _normalise_keys(read_tensors(path).tensors, path)
 
 
-def _recognise(
+def _read_model(
     path: str | os.PathLike, network: str | None = None
 ) -> tuple[Network, dict[str, Tensor], CheckpointContents]:
-    """The network in a file, for inference and on the meta device, the weights that it takes, and
-    all that was read."""
-    path = _file(path)
+    """Returns a checkpoint's network on the meta device, its weights, and all that was read."""
+    path = _find_checkpoint(path)
     contents = read_tensors(path)
-    state = _normalise(contents.tensors, path)
+    state = _normalise_keys(contents.tensors, path)
     if network is not None and network not in NETWORKS:
         raise CheckpointError(f"no network {network!r}: it is one of {', '.join(NETWORKS)}")
-    # A file that we wrote says which of two it is.
-    stated = NETWORKS.get(contents.metadata.get("network", ""))
-    families = (NETWORKS[network],) if network else (*filter(None, [stated]), *FAMILIES)
-    fault = network and f"not of {network}; name none, to have the network recognised"
-    model = _fresh(state, families, path, fault)
-    return model, _fitting(model, state, path), contents
+    if network:
+        families = [NETWORKS[network]]
+        mismatch = f"not of {network}; name none, to have the network recognised"
+    else:
+        # Files by `save_model` state the network's class, which tells IFNet_2R from IFNet.
+        stated = NETWORKS.get(contents.metadata.get("network", ""))
+        families = [stated, *FAMILIES] if stated else FAMILIES
+        mismatch = None
+    model = _build_network(state, families, path, mismatch)
+    return model, _select_weights(model, state, path), contents
 
 
-def _fresh(
+def _build_network(
     state: Mapping[str, Tensor],
     families: Iterable[type[Network]],
     name: str | os.PathLike,
-    otherwise: str | None = None,
+    mismatch: str | None = None,
 ) -> Network:
-    """The network of the first family that claims `state`, for inference and on the meta device;
-    otherwise: what is wrong if none does."""
+    """Builds the network of the first family that recognises `state`, without weights.
+
+    It is on the meta device and has no parts that only training needs. `mismatch` is the error's
+    text if no family recognises the state dict.
+    """
     try:
-        with torch.device("meta"):  # shapes that lie cost nothing there
+        with torch.device("meta"):  # takes no memory, whatever the shapes in the file
             models = (family.from_state_dict(state) for family in families)
             model = next((model for model in models if model is not None), None)
     except (ArithmeticError, LookupError, RuntimeError, ValueError) as error:
@@ -212,7 +271,7 @@ def _fresh(
         ) from error
     if model is None:
         raise CheckpointError(
-            f"{name}: {otherwise or 'not a RIFE model, but ' + identify_state_dict(state)}"
+            f"{name}: {mismatch or 'not a RIFE model, but ' + identify_state_dict(state)}"
         )
     for part, _ in list(model.named_children()):
         if f"{part}." in model.training_only:
@@ -220,48 +279,30 @@ def _fresh(
     return model
 
 
-#: dtypes of weights; each is exact in float32, or is rounded to it.
-FLOATS = (
-    torch.float32, torch.float16, torch.bfloat16, torch.float64,
-    torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz,
-)  # fmt: skip
-
-
-def _check_converted(
-    weights: Mapping[str, Tensor], name: str | os.PathLike, advice: str | None = None
-) -> None:
-    """Raises CheckpointError for numbers that were lost when weights took their dtype."""
-    lost = [key for key, tensor in weights.items() if not is_finite(tensor)]
-    if lost:
-        dtype = weights[lost[0]].dtype
-        raise CheckpointError(
-            f"{name}: {len(lost)} of its tensors ({abbreviate(lost, 1)}) hold numbers that are too "
-            f"large for {dtype_name(dtype)}: {advice or advice_on_range(dtype)}"
-        )
-
-
-def _fitting(
+def _select_weights(
     model: Network, state: Mapping[str, Tensor], path: str | os.PathLike
 ) -> dict[str, Tensor]:
-    """Those of `state` that `model` takes; raises CheckpointError unless all is as it should be."""
+    """Returns the tensors of `state` that `model` takes; raises CheckpointError if any is wrong."""
     expected = model.state_dict()
     weights = {key: state[key] for key in expected if key in state}
-    spare = model.training_only
+    optional = model.training_only
     faults = {
-        "missing": [k for k in expected if k not in state and not k.startswith(spare)],
-        "unexpected": [k for k in state if k not in expected and not k.startswith(spare)],
+        "missing": [k for k in expected if k not in state and not k.startswith(optional)],
+        "unexpected": [k for k in state if k not in expected and not k.startswith(optional)],
         "of another shape": [
             f"{key} {tuple(tensor.shape)} instead of {tuple(expected[key].shape)}"
             for key, tensor in weights.items()
             if tensor.shape != expected[key].shape
         ],
         "not of floating point": [
-            f"{key} {tensor.dtype}" for key, tensor in weights.items() if tensor.dtype not in FLOATS
+            f"{key} {tensor.dtype}"
+            for key, tensor in weights.items()
+            if tensor.dtype not in _WEIGHT_DTYPES
         ],
         "with NaN or infinity": [
             key
             for key, tensor in weights.items()
-            if tensor.dtype in FLOATS and not is_finite(tensor)
+            if tensor.dtype in _WEIGHT_DTYPES and not is_finite(tensor)
         ],
     }
     if any(faults.values()):
@@ -275,26 +316,39 @@ def _fitting(
     return weights
 
 
-def _file(path: str | os.PathLike) -> Path:
+def _check_range(
+    weights: Mapping[str, Tensor], name: str | os.PathLike, advice: str | None = None
+) -> None:
+    """Raises CheckpointError if weights became infinite when they were converted to their dtype."""
+    overflown = [key for key, tensor in weights.items() if not is_finite(tensor)]
+    if overflown:
+        dtype = weights[overflown[0]].dtype
+        raise CheckpointError(
+            f"{name}: {len(overflown)} of its tensors ({abbreviate(overflown, 1)}) hold numbers "
+            f"that are too large for {dtype_name(dtype)}: {advice or advice_on_range(dtype)}"
+        )
+
+
+def _find_checkpoint(path: str | os.PathLike) -> Path:
     if os.path.isdir(path):
-        inside = Path(path, "flownet.pkl")
-        if inside.is_file():
-            return inside
+        file = Path(path, "flownet.pkl")
+        if file.is_file():
+            return file
         raise CheckpointError(f"{path}: {identify_folder(Path(path))}")
     if not os.path.isfile(path):
         raise CheckpointError(f"{path}: no such file; check the name")
     return Path(path)
 
 
-def _normalise(state: Mapping[str, Tensor], path: str | os.PathLike) -> dict[str, Tensor]:
-    renamed = {}
+def _normalise_keys(state: Mapping[str, Tensor], path: str | os.PathLike) -> dict[str, Tensor]:
+    normalised = {}
     for key, tensor in state.items():
         name = re.sub(r"^((module|flownet|model)\.)+", "", key)
         name = re.sub(r"^blocks\.(\d+)\.", r"block\1.", name)
-        if name in renamed:
+        if name in normalised:
             raise CheckpointError(
                 f"{path}: holds {abbreviate([name])} twice, with and without a prefix; get a file "
                 "with one model"
             )
-        renamed[name] = tensor
-    return renamed
+        normalised[name] = tensor
+    return normalised
