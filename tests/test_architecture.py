@@ -30,16 +30,17 @@ LAYERS = (
     ("rife.interpolate",),
     ("rife.inference",),
     ("rife.analysis", "rife.engine", "rife.media", "rife.models", "rife.options"),
+    ("rife.devices",),
     ("rife.networks",),
     ("rife.callbacks", "rife.console", "rife.fileio", "rife.timeline"),
-    ("rife.claims",),
+    ("rife.temporary_paths",),
     ("rife.interrupts",),
 )
 
 #: Folders that know little: of `rife`, they import these parts and themselves, and nothing else.
 MAY_IMPORT = {
     "rife.networks": (),
-    "rife.models": ("rife.networks", "rife.fileio", "rife.callbacks"),
+    "rife.models": ("rife.networks", "rife.devices", "rife.fileio", "rife.callbacks"),
     "rife.media": ("rife.fileio",),
 }
 
