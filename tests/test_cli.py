@@ -28,7 +28,7 @@ from rife.models.checkpoint import read_state_dict
 from rife.models.zoo import DEFAULT, ZOO
 from rife.networks.ifnet import IFNet, IFNet_2R
 
-from .support.command_line import ROOT, refused, rife, run_here
+from .support.command_line import ROOT, refusal, run_in_process, run_rife
 from .support.hub import serving
 from .support.seeded import seeded_images, seeded_state
 
@@ -69,7 +69,7 @@ def frames_of(path):
 
 
 def test_a_video_gets_twice_the_frames_its_sound_and_its_times(model, short, tmp_path):
-    done = rife("interpolate", short, tmp_path / "out.mp4", "--model", model, afresh=True)
+    done = run_rife("interpolate", short, tmp_path / "out.mp4", "--model", model, new_process=True)
     assert "23/23" in done.stderr
     assert "frame/s" in done.stderr
     frames = frames_of(tmp_path / "out.mp4")
@@ -86,7 +86,7 @@ def test_a_video_gets_twice_the_frames_its_sound_and_its_times(model, short, tmp
 def test_original_frames_stay_in_their_places(model, short, tmp_path):
     """Every second frame of the output is the input's, but for the encoder's loss."""
     out = tmp_path / "out.mp4"
-    rife("interpolate", short, out, "--model", model, "--crf", 1, "-m", 3)
+    run_rife("interpolate", short, out, "--model", model, "--crf", 1, "-m", 3)
     ours, theirs = frames_of(out), frames_of(short)
     assert len(ours) == 34
     for i, frame in enumerate(theirs):
@@ -101,8 +101,8 @@ def test_original_frames_stay_in_their_places(model, short, tmp_path):
 @pytest.mark.parametrize("kind", [".gif", ".webp", "", ".mkv"])
 def test_any_kind_of_clip_becomes_any_other(model, short, tmp_path, kind):
     other, back = tmp_path / f"other{kind}", tmp_path / "back.mp4"
-    rife("interpolate", short, other, "--model", model, "-m", 1)
-    rife("interpolate", other, back, "--model", model, "--fps", 25)
+    run_rife("interpolate", short, other, "--model", model, "-m", 1)
+    run_rife("interpolate", other, back, "--model", model, "--fps", 25)
     assert len(frames_of(back)) == 23
     if not kind:
         assert len(list(other.glob("*.png"))) == 12
@@ -111,9 +111,9 @@ def test_any_kind_of_clip_becomes_any_other(model, short, tmp_path, kind):
 @pytest.mark.slow
 def test_options_reach_the_network(model, short, tmp_path):
     plain, other = tmp_path / "plain", tmp_path / "other"
-    rife("interpolate", short, plain, "--model", model)
+    run_rife("interpolate", short, plain, "--model", model)
     options = ["--ensemble", "--refine", "--tta", "--scale", 0.5, "--dtype", "bfloat16"]
-    rife("interpolate", short, other, "--model", model, *options)
+    run_rife("interpolate", short, other, "--model", model, *options)
     images = [np.asarray(Image.open(f / "00000002.png"), float) for f in (plain, other)]
     assert 0 < abs(images[0] - images[1]).mean() < 5
 
@@ -121,7 +121,7 @@ def test_options_reach_the_network(model, short, tmp_path):
 def test_any_rate_loop_schedule_and_slow_motion(model, short, tmp_path):
     def run(*options):
         out = tmp_path / "out.mp4"
-        rife("interpolate", short, out, "--model", model, "--overwrite", *options)
+        run_rife("interpolate", short, out, "--model", model, "--overwrite", *options)
         with av.open(str(out)) as container:
             rate, sound = container.streams.video[0].average_rate, len(container.streams.audio)
         return rate, len(frames_of(out)), sound
@@ -134,22 +134,22 @@ def test_any_rate_loop_schedule_and_slow_motion(model, short, tmp_path):
 
 def test_the_model_may_come_from_the_environment(model, short, tmp_path):
     env = os.environ | {"RIFE_MODEL": str(model)}
-    rife("interpolate", short, tmp_path / "out.mp4", "-m", 1, env=env)
+    run_rife("interpolate", short, tmp_path / "out.mp4", "-m", 1, env=env)
     env["RIFE_MODEL"] = ""
-    assert "Which model?" in refused("interpolate", short, tmp_path / "o.mp4", env=env)
+    assert "Which model?" in refusal("interpolate", short, tmp_path / "o.mp4", env=env)
 
 
 def test_info_says_what_a_model_is(model, weights):
-    text = rife("info", model).stdout
+    text = run_rife("info", model).stdout
     assert "RIFE v4.0 - v4.1" in text
     for option in ("scale", "ensemble", "refine", "tta"):
         assert text.count(f"\n{option} ") == 1
     assert "this network has none" not in text
-    text = rife("info", weights("v3.8")).stdout
+    text = run_rife("info", weights("v3.8")).stdout
     assert "RIFE v3.6 - v3.9" in text
     assert re.search("\nensemble +part of this network, always on\n", text)
     assert re.search("\nrefine +this network has none\n", text)
-    assert "v3.1" in refused("info", weights("v3.1"))
+    assert "v3.1" in refusal("info", weights("v3.1"))
 
 
 UNPINNED = "flownet_cogvideo.pkl"  # of no size or hash on record: a server here can offer it
@@ -157,9 +157,9 @@ UNPINNED = "flownet_cogvideo.pkl"  # of no size or hash on record: a server here
 
 def test_models_are_listed_with_those_on_disk_marked(tmp_path):
     (tmp_path / DEFAULT).touch()
-    header, *lines = rife("models", env=os.environ | {"RIFE_MODELS": str(tmp_path)}).stdout.split(
-        "\n"
-    )
+    header, *lines = run_rife(
+        "models", env=os.environ | {"RIFE_MODELS": str(tmp_path)}
+    ).stdout.split("\n")
     assert re.split("  +", header) == ["NAME", "VERSION", "SIZE", "ON DISK", "GOOD FOR"]
     assert [line.split(" ")[0] for line in lines] == [*ZOO, ""]
     assert re.split("  +", lines[0]) == [
@@ -174,31 +174,31 @@ def test_a_model_is_got_and_then_found_by_its_name(weights, short, tmp_path):
         env = os.environ | {"RIFE_MODELS": str(tmp_path / "models"), "HF_ENDPOINT": hub.url}
         out = tmp_path / "out.mp4"
         run = ("interpolate", short, out, "-m", 2, "--model", UNPINNED)
-        assert f"python -m rife models get {UNPINNED}" in refused(*run, env=env)
-        assert f"models get {UNPINNED}" in refused("info", UNPINNED, env=env)
+        assert f"python -m rife models get {UNPINNED}" in refusal(*run, env=env)
+        assert f"models get {UNPINNED}" in refusal("info", UNPINNED, env=env)
 
-        done = rife("models", "get", UNPINNED, env=env)
+        done = run_rife("models", "get", UNPINNED, env=env)
         assert "12.2M/12.2M" in done.stderr
         path = tmp_path / "models" / UNPINNED
         assert done.stdout == f"{path}\n"
         assert path.read_bytes() == hub.content
 
         requests = len(hub.log)
-        rife(*run, env=env)
+        run_rife(*run, env=env)
         assert len(frames_of(out)) == 23
-        assert "RIFE v3.6 - v3.9" in rife("info", UNPINNED, env=env).stdout
-        rife("convert", UNPINNED, tmp_path / "converted.safetensors", env=env)
+        assert "RIFE v3.6 - v3.9" in run_rife("info", UNPINNED, env=env).stdout
+        run_rife("convert", UNPINNED, tmp_path / "converted.safetensors", env=env)
         assert len(hub.log) == requests
 
-        rife("models", "get", UNPINNED, "--to", tmp_path / "other", env=env)
+        run_rife("models", "get", UNPINNED, "--to", tmp_path / "other", env=env)
         assert (tmp_path / "other" / UNPINNED).read_bytes() == hub.content
 
 
 def test_a_model_that_cannot_be_got(tmp_path):
-    message = refused("models", "get", "rife_v9.safetensors")
+    message = refusal("models", "get", "rife_v9.safetensors")
     assert "rife_v9.safetensors" in message and "python -m rife models" in message
     env = os.environ | {"HF_HUB_OFFLINE": "1"}
-    message = refused("models", "get", UNPINNED, "--to", tmp_path / "x", env=env)
+    message = refusal("models", "get", UNPINNED, "--to", tmp_path / "x", env=env)
     assert ZOO[UNPINNED].source.url in message and str(tmp_path / "x") in message
 
 
@@ -219,7 +219,7 @@ def test_a_converted_model_gives_the_same_frames_and_says_where_it_is_from(
     weights, tmp_path, version
 ):
     source, out = weights(version), tmp_path / "out.safetensors"
-    rife("convert", source, out)
+    run_rife("convert", source, out)
     assert same_output(source, out)
     network = load_model(source, "cpu")
     assert metadata(out) == {
@@ -230,7 +230,7 @@ def test_a_converted_model_gives_the_same_frames_and_says_where_it_is_from(
         "sha256": sha256(source),
     }
     assert set(read_state_dict(out)) == set(network.state_dict())
-    text = rife("info", out).stdout
+    text = run_rife("info", out).stdout
     assert source.name in text and sha256(source) in text
 
 
@@ -239,47 +239,47 @@ def test_converting_leaves_training_behind_and_keeps_each_dtype(tmp_path):
     state = seeded_state(IFNet())
     state |= {key: tensor.double() for key, tensor in state.items() if "block2" in key}
     torch.save(state, source)
-    rife("convert", source, out)
+    run_rife("convert", source, out)
     kept = read_state_dict(out)
     assert kept.keys() == {key for key in state if not key.startswith("block_tea.")} < state.keys()
     assert all(torch.equal(kept[key], state[key]) for key in kept)
     assert all(kept[key].dtype == state[key].dtype for key in kept)
-    rife("convert", source, out, "--half", "--overwrite")
+    run_rife("convert", source, out, "--half", "--overwrite")
     assert {tensor.dtype for tensor in read_state_dict(out).values()} == {torch.float16}
 
 
 def test_the_network_that_a_converted_file_names_is_recognised(tmp_path):
     source, out = tmp_path / "in.pth", tmp_path / "out.safetensors"
     torch.save(seeded_state(IFNet_2R()), source)
-    rife("convert", source, out, "--network", "IFNet_2R")
+    run_rife("convert", source, out, "--network", "IFNet_2R")
     assert type(load_model(source, "cpu")) is IFNet
     assert type(load_model(out, "cpu")) is IFNet_2R
-    assert "RIFE 2R" in rife("info", out).stdout
+    assert "RIFE 2R" in run_rife("info", out).stdout
 
 
 @pytest.mark.slow
 def test_converting_over_anything_is_refused(weights, tmp_path):
     source, out = weights("v3.8"), tmp_path / "out.safetensors"
     out.write_text("precious")
-    assert "exists" in refused("convert", source, out)
+    assert "exists" in refusal("convert", source, out)
     assert out.read_text() == "precious"
-    rife("convert", source, out, "--overwrite")
+    run_rife("convert", source, out, "--overwrite")
     before = out.read_bytes()
     (tmp_path / "alias.safetensors").symlink_to(out)
     for name in ("out", "alias"):
         same = tmp_path / f"{name}.safetensors"
-        assert "input itself" in refused("convert", out, same, "--half", "--overwrite")
+        assert "input itself" in refusal("convert", out, same, "--half", "--overwrite")
     assert out.read_bytes() == before
-    assert ".safetensors" in refused("convert", source, tmp_path / "out.pth")
-    assert ".safetensors" in refused("convert", source, tmp_path)
+    assert ".safetensors" in refusal("convert", source, tmp_path / "out.pth")
+    assert ".safetensors" in refusal("convert", source, tmp_path)
 
 
 def test_an_existing_file_is_kept_unless_overwriting_is_asked_for(model, short, tmp_path):
     out = tmp_path / "out.mp4"
     out.write_text("precious")
-    assert "exists" in refused("interpolate", short, out, "--model", model)
+    assert "exists" in refusal("interpolate", short, out, "--model", model)
     assert out.read_text() == "precious"
-    rife("interpolate", short, out, "--model", model, "-m", 1, "--overwrite")
+    run_rife("interpolate", short, out, "--model", model, "-m", 1, "--overwrite")
     assert len(frames_of(out)) == 12
 
 
@@ -288,9 +288,9 @@ def test_output_over_input_is_refused(model, short, tmp_path):
     shutil.copy(short, clip)
     before = clip.read_bytes()
     arguments = ("--model", model, "--overwrite")
-    assert "input itself" in refused("interpolate", clip, clip, *arguments)
+    assert "input itself" in refusal("interpolate", clip, clip, *arguments)
     (tmp_path / "alias.mp4").symlink_to(clip)
-    assert "input itself" in refused("interpolate", clip, tmp_path / "alias.mp4", *arguments)
+    assert "input itself" in refusal("interpolate", clip, tmp_path / "alias.mp4", *arguments)
     assert clip.read_bytes() == before
 
 
@@ -320,7 +320,7 @@ def test_input_that_is_no_clip_is_refused(model, short, tmp_path, content, messa
     elif content is not None:
         clip.write_bytes(content)
     out = tmp_path / "out.mp4"
-    assert message in refused("interpolate", clip, out, "--model", model)
+    assert message in refusal("interpolate", clip, out, "--model", model)
     assert not out.exists()
     assert [p.name for p in tmp_path.iterdir() if p != clip] == []
 
@@ -328,12 +328,12 @@ def test_input_that_is_no_clip_is_refused(model, short, tmp_path, content, messa
 def test_a_frame_count_of_one_comes_back_and_an_empty_folder_is_refused(model, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
-    assert "no images" in refused("interpolate", folder, tmp_path / "out", "--model", model).lower()
+    assert "no images" in refusal("interpolate", folder, tmp_path / "out", "--model", model).lower()
     Image.new("RGB", (30, 20), "red").save(folder / "1.png")
-    rife("interpolate", folder, tmp_path / "out", "--model", model)
+    run_rife("interpolate", folder, tmp_path / "out", "--model", model)
     assert Image.open(tmp_path / "out/00000001.png").getpixel((0, 0)) == (255, 0, 0)
     Image.new("RGB", (31, 20), "red").save(folder / "2.png")
-    message = refused("interpolate", folder, tmp_path / "out2", "--model", model)
+    message = refusal("interpolate", folder, tmp_path / "out2", "--model", model)
     assert "1.png" in message
     assert "2.png" in message
 
@@ -342,18 +342,18 @@ def test_an_output_folder_that_is_missing_or_read_only_is_said_before_the_work(
     model, short, tmp_path
 ):
     missing = tmp_path / "none/out.mp4"
-    assert "does not exist" in refused("interpolate", short, missing, "--model", model)
+    assert "does not exist" in refusal("interpolate", short, missing, "--model", model)
     if os.name == "posix" and os.geteuid():
         folder = tmp_path / "locked"
         folder.mkdir(mode=0o500)
-        assert "permission" in refused("interpolate", short, folder / "o.mp4", "--model", model)
+        assert "permission" in refusal("interpolate", short, folder / "o.mp4", "--model", model)
 
 
 def test_models_that_are_none_are_refused(short, tmp_path):
     model = tmp_path / "model.pth"
     model.write_bytes(b"<!doctype html><title>Sign in</title>")
-    assert "web page" in refused("interpolate", short, tmp_path / "o.mp4", "--model", model)
-    assert "is a folder" in refused("interpolate", short, tmp_path / "o.mp4", "--model", tmp_path)
+    assert "web page" in refusal("interpolate", short, tmp_path / "o.mp4", "--model", model)
+    assert "is a folder" in refusal("interpolate", short, tmp_path / "o.mp4", "--model", tmp_path)
     assert not (tmp_path / "o.mp4").exists()
 
 
@@ -365,11 +365,11 @@ def test_unknown_settings_are_explained(model, short, tmp_path, capsys):
         return capsys.readouterr().err
 
     out = tmp_path / "out.mp4"
-    assert "encoder" in refused("interpolate", short, out, "--model", model, "--codec", "wmv9")
-    assert "has no pixel format" in refused(
+    assert "encoder" in refusal("interpolate", short, out, "--model", model, "--codec", "wmv9")
+    assert "has no pixel format" in refusal(
         "interpolate", short, out, "--model", model, "--pixel-format", "rgb48le"
     )
-    assert ".mp4" in refused("interpolate", short, tmp_path / "out.xyz", "--model", model)
+    assert ".mp4" in refusal("interpolate", short, tmp_path / "out.xyz", "--model", model)
     for options, message in (
         (["-m", "0"], "'0' is no multiplier"),
         (["-m", "3-1:2"], "in order"),
@@ -379,7 +379,7 @@ def test_unknown_settings_are_explained(model, short, tmp_path, capsys):
         (["--scale", "half"], "'half' is no scale"),
     ):
         assert message in misused("interpolate", str(short), str(out), *options)
-    assert "cut_sensitivity" in refused(
+    assert "cut_sensitivity" in refusal(
         "interpolate", short, out, "--model", model, "--cut-sensitivity", "2"
     )
     assert "'warp9' can't be used" in misused(
@@ -461,7 +461,7 @@ def test_interrupts_at_any_moment_leave_the_old_file_or_the_new_and_say_which(
         return true(*args, **options) if when == "before" else result
 
     monkeypatch.setattr(call, interrupted)
-    stderr = rife(
+    stderr = run_rife(
         "interpolate",
         short,
         out,
@@ -531,7 +531,7 @@ def test_signals_that_were_ignored_stay_so(model, short, tmp_path, monkeypatch):
         VideoWriter, "write", lambda *args: [signal.raise_signal(signal.SIGTERM), write(*args)]
     )
     try:
-        rife("interpolate", short, tmp_path / "out.mp4", "--model", model, "-m", 1)
+        run_rife("interpolate", short, tmp_path / "out.mp4", "--model", model, "-m", 1)
     finally:
         signal.signal(signal.SIGTERM, before)
     assert len(frames_of(tmp_path / "out.mp4")) == 12
@@ -547,14 +547,14 @@ def test_damage_is_a_status_of_its_own_if_that_is_asked(model, tmp_path):
         if i == 1:
             (folder / "1.png").write_bytes(whole[:500] + bytes(500) + whole[1000:])
         out = tmp_path / f"out{i}"
-        done = rife("interpolate", folder, out, "--model", model, *options, check=status)
+        done = run_rife("interpolate", folder, out, "--model", model, *options, check=status)
         assert ("1.png" in done.stderr) == (i > 0)
         assert (out / "00000003.png").exists()
         assert done.stdout == f"{out}\n"
 
 
 def test_picture_and_sound_end_together_if_that_is_asked(model, short, tmp_path):
-    rife("interpolate", short, tmp_path / "out.mp4", "--model", model, "--length", "duration")
+    run_rife("interpolate", short, tmp_path / "out.mp4", "--model", model, "--length", "duration")
     assert len(frames_of(tmp_path / "out.mp4")) == 24
 
 
@@ -600,9 +600,9 @@ def test_names_are_printed_in_any_encoding(short, model, tmp_path, encoding):
     folder = tmp_path / "\u4e2d\x1b[31m"
     folder.mkdir()
     out = folder / "o.mp4"
-    done = rife(
+    done = run_rife(
         "interpolate", short, out, "--model", model, "-m", 1,
-        afresh=True, env=os.environ | {"PYTHONIOENCODING": encoding, "LC_ALL": "C"},
+        new_process=True, env=os.environ | {"PYTHONIOENCODING": encoding, "LC_ALL": "C"},
     )  # fmt: skip
     assert "\\x1b[31m" in done.stdout
     assert "\x1b" not in done.stdout + done.stderr
@@ -620,7 +620,7 @@ def test_a_warning_has_a_line_of_its_own_and_the_bar_ends_at_its_total(model, tm
             frame.pts, frame.time_base = i, Fraction(1, 25)
             target.mux(video.encode(frame))
         target.mux(video.encode(None))
-    done = rife(
+    done = run_rife(
         "interpolate", clip, tmp_path / "out.mp4", "--model", model, "--slow-motion",
         "--target-fps", 30, "--cuts", "ignore",
     )  # fmt: skip
@@ -663,7 +663,7 @@ def test_odd_values_are_answered_in_a_line(model, tmp_path, option, monkeypatch)
             "--to": ["models", "get", UNPINNED, "--to", value],
             "COMMAND": [value],
         }
-        done = run_here(
+        done = run_in_process(
             ["", "", "", *commands.get(option, ["interpolate", "few", "out", f"{option}={value}"])],
             None,
         )

@@ -21,7 +21,7 @@ from rife.inference.tiling import pad
 from rife.networks.ifnet_v4 import VERSIONS, IFNet_v4
 from rife.options import Options
 
-from .support.quality import pair, psnr, worst_tile
+from .support.quality import psnr, scaled_pair, worst_tile
 from .support.seeded import seeded_clip, seeded_state
 
 pytestmark = pytest.mark.cuda
@@ -105,7 +105,7 @@ def test_a_kernel_is_launched_on_the_current_stream_of_its_memory_s_device(strea
 @pytest.mark.parametrize("version", ["v3.8", "v4.0"])
 def test_float16_is_as_good_as_float32(clips, weights, version, size):
     """Ours in float16 against the plain network in float32, on real frames and weights."""
-    frames = pair(clips("bikes"), 30, *SIZES[size])
+    frames = scaled_pair(clips("bikes"), 30, *SIZES[size])
     exact = load_model(weights(version), "cuda", torch.float32)
     scale = Options().scale_for(*SIZES[size])
     x = [pad(f.permute(2, 0, 1)[None].cuda(), exact.side_multiple(scale)) for f in frames]

@@ -28,11 +28,11 @@ from rife.options import Options
 from rife.timeline import Timeline
 
 from .support.late_device import LateDevice, late
-from .support.networks import NETWORKS as ENGINES
+from .support.networks import NETWORKS
 from .support.seeded import seeded_clip, seeded_state
 
 SMALL = (8, 8, 8, 8)
-NETWORKS = {
+SMALL_NETWORKS = {
     "head": lambda: IFNet_v4(Parameters(SMALL, planes=13, head=VERSIONS["v4.25 - v4.26"].head)),
     "refine": lambda: IFNet_v4(
         Parameters(SMALL, body="prelu", planes=5, shuffle=False, refine=True)
@@ -42,7 +42,7 @@ NETWORKS = {
 
 
 def network(name, gain=0.5):
-    made = NETWORKS[name]().eval()
+    made = SMALL_NETWORKS[name]().eval()
     made.load_state_dict(seeded_state(made, gain=gain))
     return made
 
@@ -60,7 +60,7 @@ def apart(a, b):
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", SMALL_NETWORKS)
 def test_frames_are_those_made_without_streams(name, seed):
     model, frames = network(name), clip(12, 32, 60)
     for multiplier, options in ((2, {}), (Fraction(5, 2), {"refine": name == "refine"}), (4, {})):
@@ -126,7 +126,7 @@ def test_frames_that_need_doubled_scales_are_made_again_with_care():
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.uint8])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", SMALL_NETWORKS)
 def test_a_frame_that_is_not_finite_is_an_error(name, kind):
     model, frames = network(name), clip(8)
     frames = (frames * 255).to(kind) if kind == torch.uint8 else frames
@@ -543,7 +543,7 @@ def test_files_take_the_same_way(clips, tmp_path):
 @pytest.mark.slow
 def test_two_hundred_runs_of_all_kinds_leave_nothing_and_mix_nothing_up():
     """Each starts from what those before it left."""
-    models = [network(name) for name in NETWORKS]
+    models = [network(name) for name in SMALL_NETWORKS]
     order = random.Random(0)
     wanted = {}
     with late() as device, pytest.MonkeyPatch.context() as patch:
@@ -585,11 +585,11 @@ FEW = ("v3.5", "v4.0 - v4.1")
 
 
 @pytest.mark.parametrize(
-    "name", [n if n in FEW else pytest.param(n, marks=pytest.mark.slow) for n in ENGINES]
+    "name", [n if n in FEW else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS]
 )
 def test_no_network_waits_for_the_device_or_computes_beside_it(name):
     with torch.device("meta"):
-        model = ENGINES[name][0]().eval().half()
+        model = NETWORKS[name][0]().eval().half()
     frames = list(torch.zeros(6, 96, 150, 3))
     options = Options(
         refine="refine" in model.options | model.built_in, ensemble="ensemble" in model.options

@@ -15,7 +15,7 @@ from rife.doctor import examine
 from rife.models.zoo import DEFAULT
 
 from .support import archive
-from .support.command_line import rife
+from .support.command_line import run_rife
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_all_is_well(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "home", lambda: models.parent)
     monkeypatch.setenv("RIFE_MODELS", str(models))
     monkeypatch.setenv("HF_ENDPOINT", "https://user:password@hub")
-    report = rife("doctor").stdout
+    report = run_rife("doctor").stdout
     assert report.endswith("No problems found.\n")
     assert line(report, "torch").startswith(torch.__version__)
     assert line(report, "cpu test").startswith("ok: ")

@@ -14,7 +14,7 @@ import pytest
 from rife import interpolate, interpolate_file
 from rife.networks.ifnet_v4 import VERSIONS, IFNet_v4, Parameters
 
-from .support.clips import make
+from .support.clips import write_clip
 from .support.late_device import late
 from .support.seeded import seeded_clip, seeded_state
 
@@ -99,7 +99,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    return make(
+    return write_clip(
         tmp_path_factory.mktemp("clip") / "in.mp4", count=FRAMES, size=(64, 48), audio="aac"
     )
 

@@ -13,7 +13,7 @@ from rife.inference.session import Pairs
 from rife.inference.tiling import pad
 from rife.options import Options
 
-from .support.networks import NETWORKS, seeded, settings
+from .support.networks import NETWORKS, option_sets, seeded_network
 from .support.seeded import seeded_images
 
 
@@ -33,10 +33,10 @@ def differences(network, x, timestep=0.3, **options):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_frames_are_the_network_s(name):
-    network = seeded(name)
+    network = seeded_network(name)
     multiple = network.side_multiple()
     tall = seeded_images(2 * multiple, multiple)
-    for options in settings(network):
+    for options in option_sets(network):
         frame, flow, mask, reach = differences(network, tall, **options)
         assert reach > 0.5, "frames must move for this to say anything"
         assert frame <= 2e-5 and flow <= 2e-5 * max(1, reach) and mask <= 2e-5, options
@@ -50,10 +50,10 @@ def test_frames_are_the_network_s_at_all_scales_in_several_strips_and_pairs(
 ):
     monkeypatch.setattr("rife.engine.engine.STRIP", 8192)
     # Random flow grows with the blocks' scales, and with it what rounding does to frames.
-    network = seeded(name, NETWORKS[name][1] * min(1, scale))
+    network = seeded_network(name, NETWORKS[name][1] * min(1, scale))
     multiple = network.side_multiple(scale)
     height, width = (side + -side % multiple for side in (160, 224))
-    for options in settings(network):
+    for options in option_sets(network):
         for x in (seeded_images(height, width, batch=2), seeded_images(multiple, 2 * multiple)):
             frame, _, mask, _ = differences(network, x, scale=scale, **options)
             assert frame <= 2e-5 and mask <= 5e-5, options
@@ -61,7 +61,7 @@ def test_frames_are_the_network_s_at_all_scales_in_several_strips_and_pairs(
 
 @pytest.mark.parametrize("options", [{}, {"refine": True}, {"ensemble": True}])
 def test_scales_are_doubled_where_the_network_doubles_them(options):
-    network = seeded("v4.0 - v4.1")
+    network = seeded_network("v4.0 - v4.1")
     network.lost_at = 0.5
     lost, plain = [], network.lost
     network.lost = lambda change: lost.append(plain(change)) or lost[-1]
@@ -71,7 +71,7 @@ def test_scales_are_doubled_where_the_network_doubles_them(options):
 
 
 def test_several_timesteps_in_one_call_are_each_their_own():
-    network = seeded("v4.25 - v4.26")
+    network = seeded_network("v4.25 - v4.26")
     engine = Engine(network)
     x = seeded_images(64, 128)
     with torch.inference_mode():
@@ -87,7 +87,7 @@ def test_several_timesteps_in_one_call_are_each_their_own():
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_images_of_any_channels_are_rendered_alike(channels):
-    network = seeded("v4.0 - v4.1")
+    network = seeded_network("v4.0 - v4.1")
     x = seeded_images(64, 128, count=3)
     first, second = x[:, :channels], x[:, 4 : 4 + channels]
     with torch.inference_mode():

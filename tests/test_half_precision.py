@@ -13,7 +13,7 @@ import torch
 from rife import interpolate, load_model
 from rife.engine.layers import Layer, fuse
 
-from .support.quality import pair, psnr, worst_tile
+from .support.quality import psnr, scaled_pair, worst_tile
 
 
 def rounded(x):
@@ -44,7 +44,7 @@ def emulated(monkeypatch):
 
 @pytest.mark.parametrize("version", ["v4.0", "v3.8"])
 def test_emulated_float16_is_float16(clips, weights, version, emulated):
-    frames = pair(clips("bikes"), 40, 272, 640)[:, :64, 200:264]
+    frames = scaled_pair(clips("bikes"), 40, 272, 640)[:, :64, 200:264]
     true = interpolate(load_model(weights(version), "cpu", torch.float16), frames)[1]
     almost = emulated(load_model(weights(version), "cpu"), frames)[1]
     reference = interpolate(load_model(weights(version), "cpu"), frames)[1]
@@ -58,7 +58,7 @@ def test_emulated_float16_is_float16(clips, weights, version, emulated):
     [("v4.0", 720, 1280), ("v3.8", 720, 1280), ("v4.0", 2304, 4096)],
 )
 def test_half_precision_keeps_the_frame(clips, weights, version, height, width, emulated):
-    frames = pair(clips("bigbuckbunny"), 10, height, width)
+    frames = scaled_pair(clips("bigbuckbunny"), 10, height, width)
     reference = interpolate(load_model(weights(version), "cpu"), frames)[1]
     half = load_model(weights(version), "cpu", torch.bfloat16)
     made = {

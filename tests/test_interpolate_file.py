@@ -15,7 +15,7 @@ from rife import Options, Schedule, Timeline, interpolate_file, load_model
 from rife.fileio import FileError
 from rife.media import open_reader
 
-from .support.clips import make
+from .support.clips import write_clip
 
 ROOT = Path(__file__).parent.parent
 
@@ -54,7 +54,7 @@ def test_any_rate_becomes_any_other_in_sync(model, tmp_path, source, target, suf
     clip, out = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
     rate, source = Fraction(target), Fraction(source)
     count = round(2 * source)
-    make(clip, count=count, rate=source, audio="aac", size=(64, 32))
+    write_clip(clip, count=count, rate=source, audio="aac", size=(64, 32))
     written = interpolate_file(model, clip, out, Timeline(frame_rate=rate))
     found = times(out)
     assert written == len(found) == math.ceil(count * rate / source)
@@ -67,7 +67,7 @@ def test_any_rate_becomes_any_other_in_sync(model, tmp_path, source, target, suf
 def test_originals_stay_in_the_places_that_rounded_times_give_them(model, tmp_path):
     """Matroska's milliseconds don't make frame 2 of 24 a second other than frame 5 of 60."""
     clip, out = tmp_path / "in.mkv", tmp_path / "out"
-    make(clip, count=13, rate=24, codec="ffv1", options={}, pixel_format="bgr0")
+    write_clip(clip, count=13, rate=24, codec="ffv1", options={}, pixel_format="bgr0")
     interpolate_file(model, clip, out, Timeline(frame_rate=Fraction(60)))
     with open_reader(clip) as ours, open_reader(out) as theirs:
         originals, frames = [f.image for f in ours], [f.image for f in theirs]
@@ -79,7 +79,7 @@ def test_originals_stay_in_the_places_that_rounded_times_give_them(model, tmp_pa
 def test_uneven_times_are_kept_by_a_multiplier_and_evened_by_a_rate(model, tmp_path):
     clip, out = tmp_path / "in.mp4", tmp_path / "out.mp4"
     uneven = [Fraction(t, 100) for t in (0, 4, 10, 12, 20)]
-    make(clip, times=uneven, rate=25)
+    write_clip(clip, times=uneven, rate=25)
     interpolate_file(model, clip, out, Timeline(Fraction(2)))
     between = [(a + b) / 2 for a, b in zip(uneven, uneven[1:], strict=False)]
     assert times(out) == sorted(uneven + between)
@@ -89,7 +89,7 @@ def test_uneven_times_are_kept_by_a_multiplier_and_evened_by_a_rate(model, tmp_p
 
 def test_slow_motion_is_as_many_times_longer_and_silent(model, tmp_path):
     clip, out = tmp_path / "in.mp4", tmp_path / "out.mp4"
-    make(clip, count=5, rate=25, audio="aac")
+    write_clip(clip, count=5, rate=25, audio="aac")
     interpolate_file(model, clip, out, Timeline(Fraction(4), slow_motion=True))
     assert times(out) == [Fraction(k, 25) for k in range(17)]
     with av.open(str(out)) as container:
@@ -99,7 +99,7 @@ def test_slow_motion_is_as_many_times_longer_and_silent(model, tmp_path):
 
 def test_a_schedule_divides_each_pair_in_its_own_time(model, tmp_path):
     clip, out = tmp_path / "in.mp4", tmp_path / "out.mp4"
-    make(clip, count=4, rate=25)
+    write_clip(clip, count=4, rate=25)
     interpolate_file(model, clip, out, Timeline(Schedule.parse("1:4, 2:3")))
     expected = [0, 1, 1.25, 1.5, 1.75, 2, 2 + Fraction(1, 3), 2 + Fraction(2, 3), 3]
     assert times(out) == [Fraction(t) / 25 for t in expected]
@@ -111,14 +111,14 @@ def test_a_schedule_divides_each_pair_in_its_own_time(model, tmp_path):
 
 def test_a_loop_lasts_a_frame_longer_than_without(model, tmp_path):
     clip, out = tmp_path / "in.mp4", tmp_path / "out.gif"
-    make(clip, count=4, rate=25)
+    write_clip(clip, count=4, rate=25)
     assert interpolate_file(model, clip, out, Timeline(Fraction(2), loop=True)) == 8
     assert times(out) == [Fraction(2 * k, 100) for k in range(8)]
 
 
 def test_a_part_of_a_clip(model, tmp_path):
     clip, out = tmp_path / "in.mp4", tmp_path / "out.mp4"
-    make(clip, count=50, rate=25, audio="aac")
+    write_clip(clip, count=50, rate=25, audio="aac")
     window = {"start": Fraction(1), "duration": Fraction(1, 2)}
     assert interpolate_file(model, clip, out, **window) == 2 * 13 - 1
     assert times(out) == [Fraction(k, 50) for k in range(25)]
@@ -126,7 +126,7 @@ def test_a_part_of_a_clip(model, tmp_path):
 
 def test_options_that_the_model_lacks_are_refused_before_anything_is_written(weights, tmp_path):
     clip, out = tmp_path / "in.mp4", tmp_path / "out.mp4"
-    make(clip, count=3)
+    write_clip(clip, count=3)
     v38 = load_model(weights("v3.8"), "cpu")
     with pytest.raises(ValueError, match="refine"):
         interpolate_file(v38, clip, out, options=Options(refine=True))
@@ -137,7 +137,7 @@ def test_options_that_the_model_lacks_are_refused_before_anything_is_written(wei
 
 def test_progress_and_cancel_are_told_of_every_frame(model, tmp_path):
     clip, out = tmp_path / "in.mp4", tmp_path / "out.mp4"
-    make(clip, count=4)
+    write_clip(clip, count=4)
     calls = []
 
     def report(done, total, frame):
@@ -241,7 +241,7 @@ def test_a_length_in_time_ends_when_the_input_does(model, tmp_path, suffix):
 
 def test_with_a_length_in_time_picture_and_sound_end_together(model, tmp_path):
     clip, out = tmp_path / "in.mp4", tmp_path / "out.mp4"
-    make(clip, count=10, rate=25, audio="aac")
+    write_clip(clip, count=10, rate=25, audio="aac")
     interpolate_file(model, clip, out, Timeline(Fraction(3), length="duration"))
     assert times(out) == [Fraction(k, 75) for k in range(30)]
     for path in (clip, out):

@@ -29,10 +29,10 @@ from rife.networks.base import Prepared, blend
 from rife.networks.warp import resize, warp
 from rife.options import Options
 
-from .support.cases import few
+from .support.cases import slow_after_first
 from .support.cpu_kernels import CpuKernels
 from .support.late_device import LateDevice
-from .support.networks import NETWORKS, seeded, settings
+from .support.networks import NETWORKS, option_sets, seeded_network
 from .support.seeded import seeded_clip, seeded_images
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -273,11 +273,11 @@ FEW = ("v3.5", "v4.25 - v4.26")
     [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS],
 )
 def test_engines_with_and_without_kernels_make_the_same(language, name):
-    network = seeded(name).to(DEVICE)
+    network = seeded_network(name).to(DEVICE)
     multiple = network.side_multiple()
     images = seeded_images(multiple, multiple).view(2, 3, multiple, multiple).to(DEVICE)
     times = torch.tensor([0.3, 0.7], device=DEVICE).view(2, 1, 1, 1)
-    for options in settings(network):
+    for options in option_sets(network):
         with torch.inference_mode():
             plain, fused = Engine(network), Engine(network, fused_run(language))
             frames = [plain.prepare(x[None], refine=options["refine"]) for x in images]
@@ -297,7 +297,7 @@ def test_engines_with_and_without_kernels_make_the_same(language, name):
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    few(
+    slow_after_first(
         [
             ("v3.5", torch.uint8),
             ("v3.5", torch.float32),
@@ -308,7 +308,7 @@ def test_engines_with_and_without_kernels_make_the_same(language, name):
     ),
 )
 def test_kernels_read_slots_and_are_recorded(language, name, dtype):
-    network = seeded(name).to(DEVICE)
+    network = seeded_network(name).to(DEVICE)
     frames = seeded_clip(5, 32, 61)
     frames = (255 * frames).byte() if dtype == torch.uint8 else frames
     device = LateDevice(1) if DEVICE == "cpu" else cuda_backend.Device(network.device)
@@ -331,7 +331,7 @@ def test_kernels_read_slots_and_are_recorded(language, name, dtype):
 @pytest.mark.filterwarnings("ignore:invalid value")
 @pytest.mark.parametrize("amount, doubt", [(0.0, 0.0), (torch.inf, torch.nan)])
 def test_kernels_notice_flow_that_is_not_finite(language, amount, doubt):
-    network = seeded("v3.5").to(DEVICE)
+    network = seeded_network("v3.5").to(DEVICE)
     with torch.no_grad():
         network.block2.conv1[0].bias[0] = amount
     device = LateDevice(1) if DEVICE == "cpu" else cuda_backend.Device(network.device)
@@ -356,7 +356,7 @@ def test_where_triton_is_missing_nvrtc_runs(names, said, caplog, monkeypatch):
     monkeypatch.setattr(nvrtc_kernels, "compile_first", ON_CPU.compile_first)
     monkeypatch.setitem(sys.modules, "rife.engine.kernels.triton_kernels", None)
     caplog.set_level(logging.INFO)
-    engine = cuda_backend.engine_for(seeded("v3.5"), SIZE, 1.0)
+    engine = cuda_backend.engine_for(seeded_network("v3.5"), SIZE, 1.0)
     assert engine.is_fused == ("nvrtc" in names)
     assert said in caplog.text
     assert not [r for r in caplog.records if r.levelno > logging.INFO]  # nothing is wrong
@@ -370,7 +370,7 @@ from rife.engine.kernels import triton_kernels as kernels
 from rife.engine.engine import Engine
 from rife.engine.kernels.estimation import fused_run
 from rife.networks.base import Prepared
-from tests.support.networks import seeded
+from tests.support.networks import seeded_network
 
 class Driver:
     def get_current_device(self): return self.number
@@ -390,7 +390,7 @@ driver.set_active(Driver())
 for name in ("_see", "_show", "_spread", "_activate"):
     setattr(kernels, name, Compiled(getattr(kernels, name)))
 for name in sys.argv[2:]:
-    network = seeded(name).half()
+    network = seeded_network(name).half()
     m = network.side_multiple()
     with torch.inference_mode():
         refine = "refine" in network.options | network.built_in
@@ -420,7 +420,7 @@ def test_all_kernels_of_all_kinds_of_networks_compile_for_gpus():
 @pytest.fixture(scope="module")
 def variants():
     """The kernels in CUDA C of all networks."""
-    return kernel_variants(seeded(name).half() for name in NETWORKS)
+    return kernel_variants(seeded_network(name).half() for name in NETWORKS)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from rife.fileio import FileError
 from rife.media import create_writer, open_reader
 from rife.media.streams import describe
 
-from .support.cases import few
+from .support.cases import slow_after_first
 
 WIDTH, HEIGHT = 64, 48
 RATE = 25
@@ -181,7 +181,7 @@ JOINTS = {
 @pytest.mark.parametrize("starts", JOINTS.values(), ids=JOINTS)
 @pytest.mark.parametrize(
     ("suffix", "codec", "sound", "options"),
-    few(
+    slow_after_first(
         [
             ("ts", "libx264", "aac", {"bf": "2"}),
             ("ts", "libx264", None, {"bf": "0"}),
@@ -344,7 +344,7 @@ def test_every_frame_lasts_to_the_next(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "avi", "m4v"])
-@pytest.mark.parametrize("start", few([1e30, 1000, 10**40, math.inf]))
+@pytest.mark.parametrize("start", slow_after_first([1e30, 1000, 10**40, math.inf]))
 def test_a_part_that_begins_after_the_end_is_an_error_of_one_line(tmp_path, suffix, start):
     path = make(tmp_path / f"in.{suffix}")
     with pytest.raises(FileError, match="in.* holds no video frame from") as error:
@@ -495,7 +495,7 @@ HOLES = [
 
 
 @pytest.mark.parametrize(("suffix", "codec", "options", "harm", "doubtful"), HOLES)
-@pytest.mark.parametrize("sound", few([None, "mp2"], 1))
+@pytest.mark.parametrize("sound", slow_after_first([None, "mp2"], 1))
 def test_a_hole_is_said_and_what_follows_it_is_right(
     tmp_path, suffix, codec, options, harm, doubtful, sound
 ):
@@ -548,9 +548,16 @@ STILLS = {
 @pytest.mark.parametrize("kind", STILLS)
 @pytest.mark.parametrize(
     ("suffix", "codec", "sound"),
-    few([("mkv", "libx264", "aac"), ("ts", "libx264", "mp2"), ("mp4", "libx264", "aac"),
-         ("webm", "libvpx", "libopus"), ("flv", "libx264", "aac")]),
-)  # fmt: skip
+    slow_after_first(
+        [
+            ("mkv", "libx264", "aac"),
+            ("ts", "libx264", "mp2"),
+            ("mp4", "libx264", "aac"),
+            ("webm", "libvpx", "libopus"),
+            ("flv", "libx264", "aac"),
+        ]
+    ),
+)
 def test_a_clip_that_stands_still_is_not_called_damaged(tmp_path, suffix, codec, sound, kind):
     times = [*range(25), *range(275, 300)]
     options = {**STILLS[kind], "sound": sound if STILLS[kind] else None}

@@ -18,20 +18,20 @@ from .support.clips import (
     HEIGHT,
     TRANSFERS,
     WIDTH,
-    beeps,
-    copy,
-    double,
-    frames_of,
-    make,
-    packets_of,
+    beep_times,
+    multiply_rate,
     pattern,
+    read_frames,
+    read_packets,
+    recode,
+    write_clip,
 )
 
 # Times.
 
 
 def test_real_video_doubles_to_exactly_twice_the_rate(clips, tmp_path):
-    target = double(clips("carphone_pristine"), tmp_path / "out.mp4", crf=40)
+    target = multiply_rate(clips("carphone_pristine"), tmp_path / "out.mp4", crf=40)
     with av.open(str(target)) as container:
         stream = container.streams.video[0]
         assert stream.average_rate == Fraction(60000, 1001)
@@ -45,9 +45,9 @@ def test_real_video_doubles_to_exactly_twice_the_rate(clips, tmp_path):
 @pytest.mark.parametrize("multiplier", [2, 3, 5])
 def test_times_and_rate_are_exact(tmp_path, rate, multiplier):
     rate = Fraction(rate)
-    source = make(tmp_path / "in.mp4", rate=rate, time_base=1 / rate, count=7)
-    target = double(source, tmp_path / "out.mp4", multiplier)
-    frames = frames_of(target)
+    source = write_clip(tmp_path / "in.mp4", rate=rate, time_base=1 / rate, count=7)
+    target = multiply_rate(source, tmp_path / "out.mp4", multiplier)
+    frames = read_frames(target)
     count = 6 * multiplier + 1
     assert [frame.time for frame in frames] == [index / rate / multiplier for index in range(count)]
     with av.open(str(target)) as container:
@@ -60,16 +60,18 @@ def test_times_and_rate_are_exact(tmp_path, rate, multiplier):
 
 def test_uneven_times_are_kept(tmp_path):
     times = [Fraction(tick, 600) for tick in (0, 20, 45, 46, 120, 200, 333)]
-    source = make(tmp_path / "in.mp4", times=times, time_base=Fraction(1, 600))
-    assert [frame.time for frame in frames_of(source)] == times
+    source = write_clip(tmp_path / "in.mp4", times=times, time_base=Fraction(1, 600))
+    assert [frame.time for frame in read_frames(source)] == times
     halves = sorted(times + [(a + b) / 2 for a, b in pairwise(times)])
-    assert [frame.time for frame in frames_of(double(source, tmp_path / "out.mp4"))] == halves
+    assert [
+        frame.time for frame in read_frames(multiply_rate(source, tmp_path / "out.mp4"))
+    ] == halves
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv", "webm"])
 def test_every_container_holds_all_frames_in_order(tmp_path, suffix):
-    source = make(tmp_path / "in.mp4", count=12)
-    frames = frames_of(copy(source, tmp_path / f"out.{suffix}"))
+    source = write_clip(tmp_path / "in.mp4", count=12)
+    frames = read_frames(recode(source, tmp_path / f"out.{suffix}"))
     assert len(frames) == 12
     for index, frame in enumerate(frames):
         assert frame.time == pytest.approx(Fraction(index, 25), abs=0.0006)
@@ -78,20 +80,20 @@ def test_every_container_holds_all_frames_in_order(tmp_path, suffix):
 
 
 def test_a_target_rate_is_exact_whatever_the_source(tmp_path):
-    source = make(tmp_path / "in.mp4", rate=Fraction(24000, 1001), count=5)
+    source = write_clip(tmp_path / "in.mp4", rate=Fraction(24000, 1001), count=5)
     with (
         open_reader(source) as reader,
         create_writer(tmp_path / "out.mp4", reader, Fraction(60)) as writer,
     ):
         for index, frame in enumerate(reader):
             writer.write(frame.image, Fraction(index, 60))
-    assert [frame.time for frame in frames_of(tmp_path / "out.mp4")] == [
+    assert [frame.time for frame in read_frames(tmp_path / "out.mp4")] == [
         Fraction(index, 60) for index in range(5)
     ]
 
 
 def test_the_last_frame_may_last_longer(tmp_path):
-    source = make(tmp_path / "in.mp4", count=4)
+    source = write_clip(tmp_path / "in.mp4", count=4)
     with (
         open_reader(source) as reader,
         create_writer(tmp_path / "out.mp4", reader, Fraction(25)) as writer,
@@ -103,7 +105,7 @@ def test_the_last_frame_may_last_longer(tmp_path):
 
 
 def test_frames_out_of_order_are_a_programming_error(tmp_path):
-    with open_reader(make(tmp_path / "in.mp4")) as reader:
+    with open_reader(write_clip(tmp_path / "in.mp4")) as reader:
         writer = create_writer(tmp_path / "out.mp4", reader, Fraction(25))
         image = torch.zeros(HEIGHT, WIDTH, 3)
         writer.write(image, Fraction(1, 25))
@@ -113,7 +115,7 @@ def test_frames_out_of_order_are_a_programming_error(tmp_path):
 
 
 def test_a_stream_without_times_is_evenly_spaced(tmp_path):
-    frames = frames_of(make(tmp_path / "in.h264", count=7))
+    frames = read_frames(write_clip(tmp_path / "in.h264", count=7))
     assert [frame.time for frame in frames] == [Fraction(index, 25) for index in range(7)]
     for index, frame in enumerate(frames):
         assert (frame.image.float() - torch.from_numpy(pattern(index)).float()).abs().mean() < 3
@@ -148,7 +150,7 @@ def assert_part(whole, start, duration, frames, count):
     ],
 )
 def test_a_part_is_what_the_whole_clip_has_there(clips, name, start, duration):
-    whole = frames_of(clips(name))
+    whole = read_frames(clips(name))
     assert_part(whole, start, duration, *part_of(clips(name), start, duration))
 
 
@@ -166,11 +168,11 @@ def test_a_part_is_what_the_whole_clip_has_there(clips, name, start, duration):
 )
 def test_a_part_begins_right_wherever_the_file_can_be_sought(tmp_path, suffix, codec, options):
     options = {"g": "25", **options}
-    path = make(tmp_path / f"in.{suffix}", count=100, codec=codec, options=options)
+    path = write_clip(tmp_path / f"in.{suffix}", count=100, codec=codec, options=options)
     with av.open(str(path)) as container:
         frame = next(container.decode(video=0))
         begin = frame.pts * frame.time_base
-    whole, duration = frames_of(path), Fraction("0.61")
+    whole, duration = read_frames(path), Fraction("0.61")
     for start in map(Fraction, ("0.5", "1.96", "2", "2.51", "3.3")):
         frames, _ = part_of(path, begin + start, duration)
         assert_part(whole, start, duration, frames, len(frames))
@@ -188,7 +190,7 @@ def test_a_part_begins_right_wherever_the_file_can_be_sought(tmp_path, suffix, c
 def test_a_late_part_of_a_clip_is_reached_without_decoding_all(
     tmp_path, name, codec, options, start, monkeypatch
 ):
-    path = make(tmp_path / name, count=750, codec=codec, options={"g": "25", **options})
+    path = write_clip(tmp_path / name, count=750, codec=codec, options={"g": "25", **options})
     decoded, give = [], VideoReader._stamped
     monkeypatch.setattr(
         VideoReader,
@@ -215,10 +217,10 @@ def test_sound_of_a_part_is_copied_and_in_time(clips, tmp_path, start, duration,
     shown = start + first  # the first frame, with which the file begins
     expected = [
         (time - shown, data)
-        for time, data in packets_of(source, "audio")
+        for time, data in read_packets(source, "audio")
         if shown - 1e-9 <= time < start + last
     ]
-    got = packets_of(target, "audio")
+    got = read_packets(target, "audio")
     assert [data for _, data in got] == [data for _, data in expected]
     assert [time for time, _ in got] == pytest.approx([float(t) for t, _ in expected], abs=1e-3)
 
@@ -228,7 +230,7 @@ def test_sound_of_a_part_is_copied_and_in_time(clips, tmp_path, start, duration,
     ("mp4", "aac", "webm"), ("ts", "aac", "mp4")]
 )  # fmt: skip
 def test_sound_of_a_part_is_heard_with_its_picture(tmp_path, source, codec, target):
-    path = make(tmp_path / f"in.{source}", count=100, audio=codec)
+    path = write_clip(tmp_path / f"in.{source}", count=100, audio=codec)
     with av.open(str(path)) as container:
         begin = next(container.decode(video=0)).time
     with (
@@ -238,12 +240,12 @@ def test_sound_of_a_part_is_heard_with_its_picture(tmp_path, source, codec, targ
         for frame in reader:
             writer.write(frame.image, frame.time)
     shown = 1.32  # the first frame from there on
-    expected = [time - shown for time in beeps(path) if shown <= time < 3.3]
-    assert beeps(tmp_path / f"out.{target}") == pytest.approx(expected, abs=0.005)
+    expected = [time - shown for time in beep_times(path) if shown <= time < 3.3]
+    assert beep_times(tmp_path / f"out.{target}") == pytest.approx(expected, abs=0.005)
 
 
 def test_sound_before_the_first_frame_belongs_to_a_part_that_starts_earlier(tmp_path):
-    path = make(tmp_path / "in.mkv", count=25, audio="aac", video_start=Fraction(1))
+    path = write_clip(tmp_path / "in.mkv", count=25, audio="aac", video_start=Fraction(1))
     with (
         open_reader(path, start=0.5, duration=1) as reader,
         create_writer(tmp_path / "out.mkv", reader, Fraction(25)) as writer,
@@ -251,8 +253,8 @@ def test_sound_before_the_first_frame_belongs_to_a_part_that_starts_earlier(tmp_
         assert reader.video_start == pytest.approx(0.5, abs=0.03)
         frames = [writer.write(frame.image, frame.time) for frame in reader]
     assert len(frames) == 13
-    before = [time for time in beeps(path) if -0.5 < time < 0.5]
-    assert beeps(tmp_path / "out.mkv") == pytest.approx(before, abs=0.005)
+    before = [time for time in beep_times(path) if -0.5 < time < 0.5]
+    assert beep_times(tmp_path / "out.mkv") == pytest.approx(before, abs=0.005)
 
 
 def test_a_part_without_a_frame_is_an_error_that_says_what_there_is(clips, tmp_path):
@@ -264,15 +266,15 @@ def test_a_part_without_a_frame_is_an_error_that_says_what_there_is(clips, tmp_p
         with pytest.raises(FileError, match=message):
             open_reader(clips("bikes"), start=start, duration=duration)
     (tmp_path / "in").mkdir()
-    plain = make(tmp_path / "plain.mp4")
-    for path in copy(plain, tmp_path / "in"), copy(plain, tmp_path / "in.gif"):
+    plain = write_clip(tmp_path / "plain.mp4")
+    for path in recode(plain, tmp_path / "in"), recode(plain, tmp_path / "in.gif"):
         with pytest.raises(FileError, match="of video files only"):
             open_reader(path, duration=1)
 
 
 def test_a_download_that_broke_off_is_said_only_where_a_part_has_it(tmp_path, caplog):
-    source = make(tmp_path / "in.mp4", count=200, options={"g": "10", "crf": "4"})
-    whole = copy(source, tmp_path / "front.mp4", crf=4).read_bytes()
+    source = write_clip(tmp_path / "in.mp4", count=200, options={"g": "10", "crf": "4"})
+    whole = recode(source, tmp_path / "front.mp4", crf=4).read_bytes()
     (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
     assert len(part_of(tmp_path / "cut.mp4", 1, 1)[0]) == 25
     assert not caplog.records
@@ -285,7 +287,7 @@ def test_a_download_that_broke_off_is_said_only_where_a_part_has_it(tmp_path, ca
 
 def drift(source, target):
     """Largest difference of a colour channel's mean, over frames, in levels of 255."""
-    pairs = zip(frames_of(source), frames_of(target), strict=True)
+    pairs = zip(read_frames(source), read_frames(target), strict=True)
     return max(
         (a.image.float().mean((0, 1)) - b.image.float().mean((0, 1))).abs().max() for a, b in pairs
     )
@@ -296,11 +298,11 @@ def drift(source, target):
 def test_tagged_colours_are_read_right_and_stay_as_they_are(tmp_path, matrix, color_range):
     # FFmpeg 8 makes full-range chroma half a level too low, here and wherever such files are made.
     limit = 0.3 if color_range == 1 else 1.3
-    source = make(tmp_path / "in.mp4", matrix=matrix, color_range=color_range, count=3)
-    for index, frame in enumerate(frames_of(source)):
+    source = write_clip(tmp_path / "in.mp4", matrix=matrix, color_range=color_range, count=3)
+    for index, frame in enumerate(read_frames(source)):
         expected = torch.from_numpy(pattern(index)).float()
         assert (frame.image.float() - expected).mean((0, 1)).abs().max() < limit
-    target = copy(source, tmp_path / "out.mp4", crf=4)
+    target = recode(source, tmp_path / "out.mp4", crf=4)
     assert drift(source, target) < limit
     for path in source, target:
         with av.open(str(path)) as container:
@@ -332,9 +334,9 @@ def test_untagged_real_colours_do_not_drift_and_stay_untagged(clips, tmp_path):
 
 
 def test_untagged_high_definition_is_taken_as_bt709(tmp_path):
-    source = make(tmp_path / "in.mp4", count=1, size=(1280, 720))
-    tagged = make(tmp_path / "tagged.mp4", count=1, size=(1280, 720), matrix=1)
-    small = make(tmp_path / "small.mp4", count=1)
+    source = write_clip(tmp_path / "in.mp4", count=1, size=(1280, 720))
+    tagged = write_clip(tmp_path / "tagged.mp4", count=1, size=(1280, 720), matrix=1)
+    small = write_clip(tmp_path / "small.mp4", count=1)
     for path, matrix in [(source, "bt709"), (tagged, "bt709"), (small, "bt601")]:
         with open_reader(path) as reader:
             assert reader.colors.matrix == matrix
@@ -351,11 +353,11 @@ def test_deep_video_is_read_as_float_and_can_be_written_as_deep(tmp_path):
         container.mux(stream.encode(None))
     # swscale, which made YUV of it, takes 255 * 256 for white.
     expected = torch.from_numpy(deep.astype(np.float32) / 65280)
-    target = copy(
+    target = recode(
         tmp_path / "in.mkv", tmp_path / "out.mkv", codec="ffv1", pixel_format="yuv444p10le"
     )
     for path in tmp_path / "in.mkv", target:
-        (frame,) = frames_of(path)
+        (frame,) = read_frames(path)
         assert frame.image.dtype == torch.float32
         assert (frame.image - expected).abs().max() < 2 / 1023
         assert len(frame.image[0, :, 0].unique()) > 60  # 8 bits would have 33
@@ -371,7 +373,7 @@ def test_odd_sides_are_evened_by_doubling_the_last_pixels(tmp_path, size, caplog
     (tmp_path / "in").mkdir()
     for index in range(3):
         Image.fromarray(pattern(index, *size)).save(tmp_path / "in" / f"{index}.png")
-    (frame, *_) = frames_of(copy(tmp_path / "in", tmp_path / "out.mp4", crf=1))
+    (frame, *_) = read_frames(recode(tmp_path / "in", tmp_path / "out.mp4", crf=1))
     width, height = size
     assert frame.image.shape == (height + height % 2, width + width % 2, 3)
     expected = torch.from_numpy(pattern(0, *size)).float()
@@ -404,11 +406,11 @@ def with_display_matrix(source, target, a, b, c, d):
     ],
 )
 def test_rotated_video_is_read_and_written_the_right_way_up(tmp_path, matrix, upright):
-    plain = make(tmp_path / "plain.mp4", count=2, aspect=Fraction(4, 3))
+    plain = write_clip(tmp_path / "plain.mp4", count=2, aspect=Fraction(4, 3))
     source = with_display_matrix(plain, tmp_path / "in.mp4", *matrix)
     expected = torch.from_numpy(upright(pattern(0)).copy()).float()
     turned = matrix[0] == 0
-    target = copy(source, tmp_path / "out.mp4", crf=4)
+    target = recode(source, tmp_path / "out.mp4", crf=4)
     for path in source, target:
         with open_reader(path) as reader:
             frame = next(iter(reader))
@@ -421,16 +423,16 @@ def test_rotated_video_is_read_and_written_the_right_way_up(tmp_path, matrix, up
 
 
 def test_pixel_shape_is_kept(tmp_path):
-    source = make(tmp_path / "in.mp4", aspect=Fraction(128, 117))
-    with av.open(str(copy(source, tmp_path / "out.mp4"))) as container:
+    source = write_clip(tmp_path / "in.mp4", aspect=Fraction(128, 117))
+    with av.open(str(recode(source, tmp_path / "out.mp4"))) as container:
         assert container.streams.video[0].sample_aspect_ratio == Fraction(128, 117)
 
 
 def test_a_change_of_size_in_the_middle_is_an_error(tmp_path):
-    small, large = make(tmp_path / "a.h264"), make(tmp_path / "b.h264", size=(96, 64))
+    small, large = write_clip(tmp_path / "a.h264"), write_clip(tmp_path / "b.h264", size=(96, 64))
     (tmp_path / "both.h264").write_bytes(small.read_bytes() + large.read_bytes())
     with pytest.raises(FileError, match="64x48 to 96x64"):
-        frames_of(tmp_path / "both.h264")
+        read_frames(tmp_path / "both.h264")
 
 
 # Sound and tags.
@@ -445,7 +447,7 @@ def test_real_sound_is_copied_bit_for_bit_and_in_time(clips, tmp_path):
         for index, frame in enumerate(reader):
             if index % 5 == 0:
                 writer.write(frame.image, frame.time)
-    assert packets_of(tmp_path / "out.mp4", "audio") == packets_of(source, "audio")
+    assert read_packets(tmp_path / "out.mp4", "audio") == read_packets(source, "audio")
 
 
 @pytest.mark.parametrize(
@@ -465,12 +467,12 @@ def test_real_sound_is_copied_bit_for_bit_and_in_time(clips, tmp_path):
     ],
 )
 def test_sound_stays_in_time_copied_or_encoded_anew(tmp_path, source, codec, target, expected):
-    path = make(tmp_path / f"in.{source}", count=25, audio=codec)
-    out = copy(path, tmp_path / f"out.{target}")
+    path = write_clip(tmp_path / f"in.{source}", count=25, audio=codec)
+    out = recode(path, tmp_path / f"out.{target}")
     with av.open(str(out)) as container:
         name = container.streams.audio[0].codec_context.name
         assert expected is None or name == expected
-    before, after = beeps(path), beeps(out)
+    before, after = beep_times(path), beep_times(out)
     assert len(before) == 5
     assert after == pytest.approx(before, abs=0.005)
 
@@ -479,64 +481,64 @@ def test_sound_stays_in_time_copied_or_encoded_anew(tmp_path, source, codec, tar
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "webm"])
 def test_a_late_start_of_sound_or_picture_is_kept(tmp_path, late, suffix):
     start = Fraction(2, 5)
-    path = make(tmp_path / "in.mkv", count=25, audio="aac", **{f"{late}_start": start})
-    out = copy(path, tmp_path / f"out.{suffix}")
-    before, after = beeps(path), beeps(out)
+    path = write_clip(tmp_path / "in.mkv", count=25, audio="aac", **{f"{late}_start": start})
+    out = recode(path, tmp_path / f"out.{suffix}")
+    before, after = beep_times(path), beep_times(out)
     assert before[0] == pytest.approx(start if late == "audio" else -start, abs=0.03)
     assert after == pytest.approx(before, abs=0.005)
 
 
 def test_a_clock_that_starts_late_is_set_to_zero(tmp_path):
     late = Fraction(10)
-    source = make(
+    source = write_clip(
         tmp_path / "in.ts", audio="aac", count=25, audio_start=late, video_start=late
     )  # fmt: skip
     with av.open(str(source)) as container:
         assert container.start_time > 9_000_000
-    assert frames_of(source)[0].time == 0
-    with av.open(str(copy(source, tmp_path / "out.mp4"))) as container:
+    assert read_frames(source)[0].time == 0
+    with av.open(str(recode(source, tmp_path / "out.mp4"))) as container:
         assert container.start_time < 100_000
         assert container.duration == pytest.approx(1_000_000, abs=60_000)
 
 
 def test_a_start_between_two_steps_of_the_clock_moves_all_frames_alike(tmp_path):
-    source = make(
+    source = write_clip(
         tmp_path / "in.mkv", audio="aac", count=10, video_start=Fraction(1, 50)
     )  # fmt: skip
-    target = copy(source, tmp_path / "out.mp4", time_base=Fraction(1, 25))
-    assert [frame.time for frame in frames_of(target)] == [
+    target = recode(source, tmp_path / "out.mp4", time_base=Fraction(1, 25))
+    assert [frame.time for frame in read_frames(target)] == [
         Fraction(index, 25) for index in range(10)
     ]
 
 
 def test_a_timecode_is_kept(tmp_path):
-    plain = make(tmp_path / "plain.mp4")
+    plain = write_clip(tmp_path / "plain.mp4")
     with open_reader(plain) as reader:
         reader.stream_metadata["timecode"] = "01:00:00:00"
         with create_writer(tmp_path / "in.mov", reader, Fraction(25)) as writer:
             for frame in reader:
                 writer.write(frame.image, frame.time)
-    with av.open(str(copy(tmp_path / "in.mov", tmp_path / "out.mov"))) as container:
+    with av.open(str(recode(tmp_path / "in.mov", tmp_path / "out.mov"))) as container:
         assert [stream.type for stream in container.streams] == ["video", "data"]
         assert container.streams[1].metadata["timecode"] == "01:00:00:00"
 
 
 def test_sound_can_be_left_out(tmp_path):
-    source = make(tmp_path / "in.mp4", audio="aac")
-    with av.open(str(copy(source, tmp_path / "out.mp4", sound=False))) as container:
+    source = write_clip(tmp_path / "in.mp4", audio="aac")
+    with av.open(str(recode(source, tmp_path / "out.mp4", sound=False))) as container:
         assert not container.streams.audio
 
 
 def test_sound_that_is_left_or_changed_is_said(tmp_path, caplog):
-    source = make(tmp_path / "in.mp4", audio="aac")
-    copy(source, tmp_path / "out.webm")
+    source = write_clip(tmp_path / "in.mp4", audio="aac")
+    recode(source, tmp_path / "out.webm")
     assert "aac audio" in caplog.text
 
 
 def test_subtitles_are_kept_or_their_loss_is_said(tmp_path, caplog):
     subtitles = tmp_path / "in.srt"
     subtitles.write_text("1\n00:00:00,100 --> 00:00:00,300\nHello\n\n")
-    plain = make(tmp_path / "plain.mkv")
+    plain = write_clip(tmp_path / "plain.mkv")
     with (
         av.open(str(plain)) as video, av.open(str(subtitles)) as text,
         av.open(str(tmp_path / "in.mkv"), "w") as out,
@@ -551,11 +553,11 @@ def test_subtitles_are_kept_or_their_loss_is_said(tmp_path, caplog):
                 if packet.size:
                     packet.stream = streams[index]
                     out.mux(packet)
-    kept = copy(tmp_path / "in.mkv", tmp_path / "out.mkv")
+    kept = recode(tmp_path / "in.mkv", tmp_path / "out.mkv")
     with av.open(str(kept)) as container:
         assert container.streams.subtitles[0].metadata["language"] == "fin"
-    assert [text for _, text in packets_of(kept, "subtitles")] == [b"Hello"]
-    copy(tmp_path / "in.mkv", tmp_path / "out.mp4")
+    assert [text for _, text in read_packets(kept, "subtitles")] == [b"Hello"]
+    recode(tmp_path / "in.mkv", tmp_path / "out.mp4")
     assert "Left out, as it can't be kept: srt subtitle" in caplog.text
 
 
@@ -563,15 +565,15 @@ def test_subtitles_are_kept_or_their_loss_is_said(tmp_path, caplog):
 def test_titles_and_workflows_are_kept(tmp_path, suffix):
     tags = {"title": "Bikes", "prompt": '{"3": {"class_type": "KSampler"}}'}
     source = tmp_path / "in.mkv"
-    make(source, metadata=tags)
-    with av.open(str(copy(source, tmp_path / f"out.{suffix}"))) as container:
+    write_clip(source, metadata=tags)
+    with av.open(str(recode(source, tmp_path / f"out.{suffix}"))) as container:
         found = {key.lower(): value for key, value in container.metadata.items()}
     assert found["title"] == "Bikes"
     assert found["prompt"] == tags["prompt"]
 
 
 def test_the_language_of_sound_is_kept(tmp_path):
-    source = make(tmp_path / "in.mp4", audio="aac")
+    source = write_clip(tmp_path / "in.mp4", audio="aac")
     with open_reader(source) as reader:
         reader.other_streams[0].metadata["language"] = "swe"
         with create_writer(tmp_path / "out.mp4", reader, Fraction(25)) as writer:
@@ -596,8 +598,8 @@ def test_the_language_of_sound_is_kept(tmp_path):
 )
 def test_other_encoders_work(tmp_path, name, options):
     size = 64, 64  # AV1's least
-    target = copy(make(tmp_path / "in.mp4", count=5, size=size), tmp_path / name, **options)
-    frames = frames_of(target)
+    target = recode(write_clip(tmp_path / "in.mp4", count=5, size=size), tmp_path / name, **options)
+    frames = read_frames(target)
     assert len(frames) == 5
     expected = torch.from_numpy(pattern(2, *size)).float()
     image = frames[2].image.float() * (1 if frames[2].image.dtype == torch.uint8 else 255)
@@ -605,10 +607,10 @@ def test_other_encoders_work(tmp_path, name, options):
 
 
 def test_a_lower_crf_gives_a_larger_file(tmp_path):
-    source = make(tmp_path / "in.mp4")
+    source = write_clip(tmp_path / "in.mp4")
     for suffix in "mp4", "webm":
-        fine = copy(source, tmp_path / f"fine.{suffix}", crf=5)
-        coarse = copy(source, tmp_path / f"coarse.{suffix}", crf=45)
+        fine = recode(source, tmp_path / f"fine.{suffix}", crf=5)
+        coarse = recode(source, tmp_path / f"coarse.{suffix}", crf=45)
         assert fine.stat().st_size > 1.5 * coarse.stat().st_size
 
 
@@ -624,7 +626,7 @@ def test_a_lower_crf_gives_a_larger_file(tmp_path):
     ],
 )
 def test_settings_that_cannot_be_are_refused_with_what_can_be(tmp_path, name, options, message):
-    source = make(tmp_path / "in.mp4", count=1)
+    source = write_clip(tmp_path / "in.mp4", count=1)
     with (
         open_reader(source) as reader,
         pytest.raises(FileError, match=message),
@@ -637,14 +639,14 @@ def test_settings_that_cannot_be_are_refused_with_what_can_be(tmp_path, name, op
 @pytest.mark.parametrize("target", ["out.gif", "out.webp", "out.apng", "out.mp4", "out.mkv", "out"])
 @pytest.mark.parametrize("source", ["in.gif", "in.webp", "in.mp4", "in"])
 def test_any_source_goes_to_any_target(tmp_path, source, target):
-    plain = make(tmp_path / "plain.mp4", count=5, rate=10)
+    plain = write_clip(tmp_path / "plain.mp4", count=5, rate=10)
     if source == "in":
         (tmp_path / "in").mkdir()
-    copy(plain, tmp_path / source)
+    recode(plain, tmp_path / source)
     if target == "out":
         (tmp_path / "out").mkdir()
-    copy(tmp_path / source, tmp_path / target)
-    frames = frames_of(tmp_path / target)
+    recode(tmp_path / source, tmp_path / target)
+    frames = read_frames(tmp_path / target)
     assert len(frames) == 5
     for index, frame in enumerate(frames):
         expected = torch.from_numpy(pattern(index)).float()
@@ -658,14 +660,14 @@ def test_transparency_survives_in_webm_and_turns_black_in_mp4(tmp_path, caplog):
     picture.paste((200, 100, 50, 255), (0, 0, 16, 32))
     (tmp_path / "in").mkdir()
     picture.save(tmp_path / "in" / "1.png")
-    (frame,) = frames_of(copy(tmp_path / "in", tmp_path / "out.mp4", crf=4))
+    (frame,) = read_frames(recode(tmp_path / "in", tmp_path / "out.mp4", crf=4))
     assert frame.image[:, 20:].float().mean() < 4
     assert (frame.image[8, 8] - torch.tensor([200.0, 100, 50])).abs().max() < 4
     assert "transparency" in caplog.text
     caplog.clear()
-    first = copy(tmp_path / "in", tmp_path / "out.webm", crf=4)
-    for path in first, copy(first, tmp_path / "again.webm", crf=4):
-        (frame,) = frames_of(path)
+    first = recode(tmp_path / "in", tmp_path / "out.webm", crf=4)
+    for path in first, recode(first, tmp_path / "again.webm", crf=4):
+        (frame,) = read_frames(path)
         assert frame.image.shape == (32, 32, 4)
         assert (frame.image[8, 8] - torch.tensor([200.0, 100, 50, 255])).abs().max() < 8
         assert frame.image[:, 20:, 3].max() < 4
@@ -689,7 +691,7 @@ def test_wrong_files_are_each_a_clear_error(tmp_path):
     from PIL import Image
 
     Image.new("RGB", (32, 32)).save(tmp_path / "still.jpg")
-    whole = make(tmp_path / "whole.mp4").read_bytes()
+    whole = write_clip(tmp_path / "whole.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
     for name, message in [
         ("text.txt", "text.txt is not a video"),
@@ -710,7 +712,7 @@ def test_damage_in_the_middle_costs_the_frames_that_need_it(clips, tmp_path, len
     data = bytearray(clips("bikes").read_bytes())
     data[200_000 : 200_000 + length] = np.random.default_rng(0).bytes(length)
     (tmp_path / "in.mp4").write_bytes(data)
-    whole = frames_of(clips("bikes"))
+    whole = read_frames(clips("bikes"))
     with open_reader(tmp_path / "in.mp4") as reader:
         frames = list(reader)
         (damage,) = reader.damage
@@ -724,9 +726,9 @@ def test_damage_in_the_middle_costs_the_frames_that_need_it(clips, tmp_path, len
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 def test_a_download_that_broke_off_is_read_as_far_as_it_goes(tmp_path, suffix):
-    source = make(tmp_path / f"in.{suffix}", count=100, options={"g": "10", "crf": "4"})
+    source = write_clip(tmp_path / f"in.{suffix}", count=100, options={"g": "10", "crf": "4"})
     if suffix == "mp4":
-        source = copy(source, tmp_path / "front.mp4", crf=4)  # with the index at the front
+        source = recode(source, tmp_path / "front.mp4", crf=4)  # with the index at the front
     whole = source.read_bytes()
     cut = tmp_path / f"cut.{suffix}"
     cut.write_bytes(whole[: len(whole) // 2])
@@ -741,7 +743,7 @@ def test_a_download_that_broke_off_is_read_as_far_as_it_goes(tmp_path, suffix):
 
 
 def test_a_failing_run_leaves_nothing(tmp_path):
-    source = make(tmp_path / "in.mp4", count=30, audio="aac")
+    source = write_clip(tmp_path / "in.mp4", count=30, audio="aac")
     with (
         pytest.raises(KeyboardInterrupt),
         atomic_output(tmp_path / "out.mp4") as path,
@@ -756,5 +758,5 @@ def test_a_failing_run_leaves_nothing(tmp_path):
 
 
 def test_nothing_is_logged_when_all_is_kept(tmp_path, caplog):
-    copy(make(tmp_path / "in.mp4", audio="aac"), tmp_path / "out.mp4")
+    recode(write_clip(tmp_path / "in.mp4", audio="aac"), tmp_path / "out.mp4")
     assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []

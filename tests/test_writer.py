@@ -10,7 +10,7 @@ import torch
 from rife.fileio import FileError
 from rife.media import Encoding, create_writer, open_reader
 
-from .support.cases import few
+from .support.cases import slow_after_first
 
 WIDTH, HEIGHT = 96, 64
 
@@ -88,7 +88,7 @@ def plane_means(path):
 # Colours.
 
 
-@pytest.mark.parametrize("space", few([1, 6, 9], 1), ids=["bt709", "bt601", "bt2020"])
+@pytest.mark.parametrize("space", slow_after_first([1, 6, 9], 1), ids=["bt709", "bt601", "bt2020"])
 @pytest.mark.parametrize("color_range", [1, 2], ids=["limited", "full"])
 @pytest.mark.parametrize(
     "pixel_format", ["yuv420p", "yuvj420p", "yuv422p", "yuv444p", "yuv420p10le"]
@@ -126,7 +126,7 @@ def test_white_of_a_deep_video_is_1(tmp_path, pixel_format, color_range):
     assert plane_means(target)[0] == pytest.approx(luma / 2 ** (bits - 8), abs=0.02)
 
 
-@pytest.mark.parametrize(("width", "height"), few([(WIDTH, HEIGHT), (1280, 720)], 1))
+@pytest.mark.parametrize(("width", "height"), slow_after_first([(WIDTH, HEIGHT), (1280, 720)], 1))
 @pytest.mark.parametrize(
     ("name", "codec", "pixel_format"),
     [("in.mp4", "libx264rgb", "rgb24"), ("in.mkv", "ffv1", "bgr0"), ("in.mov", "png", "rgb24")],
@@ -253,7 +253,7 @@ def heard(path):
     return clicks, end, layout.nb_channels
 
 
-@pytest.mark.parametrize("target", few(["out.mp4", "out.webm", "out.mov", "out.mkv"]))
+@pytest.mark.parametrize("target", slow_after_first(["out.mp4", "out.webm", "out.mov", "out.mkv"]))
 @pytest.mark.parametrize(
     ("source", "codec", "channels"),
     [("in.avi", "pcm_s16le", 1), ("in.avi", "pcm_s16le", 2), ("in.mkv", "pcm_s24le", 6),
@@ -557,7 +557,7 @@ def make_hdr(path, transfer=16, light=True, **options):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("transfer", few([16, 18], 1), ids=["PQ", "HLG"])
+@pytest.mark.parametrize("transfer", slow_after_first([16, 18], 1), ids=["PQ", "HLG"])
 @pytest.mark.parametrize(
     ("target", "options", "codec"),
     [("out.mp4", {}, "hevc"), ("out.mov", {}, "hevc"), ("out.mkv", {}, "hevc"),
@@ -653,7 +653,7 @@ def make_transparent(path, codec, pixel_format):
 )  # fmt: skip
 @pytest.mark.parametrize(
     ("target", "options"),
-    few([("out.mov", {}), ("out.mov", {"codec": "qtrle"}), ("out.webm", {}),
+    slow_after_first([("out.mov", {}), ("out.mov", {"codec": "qtrle"}), ("out.webm", {}),
          ("out.mov", {"codec": "png"}), ("out.mov", {"codec": "prores_ks"}),
          ("out.mkv", {"codec": "ffv1"}), ("out.mkv", {"codec": "libvpx-vp9"})], 3),
 )  # fmt: skip
@@ -717,7 +717,7 @@ def test_what_an_encoder_refuses_is_said_before_the_first_frame(tmp_path, name, 
         (Fraction(5000), None),
     ],
 )
-@pytest.mark.parametrize("target", few(["out.mp4", "out.mkv", "out.webm"]))
+@pytest.mark.parametrize("target", slow_after_first(["out.mp4", "out.mkv", "out.webm"]))
 def test_every_rate_gives_a_file(tmp_path, rate, grid, target):
     with (
         open_reader(make(tmp_path / "in.mp4", count=6)) as reader,
@@ -743,7 +743,7 @@ def test_times_nearer_than_the_grid_cost_no_frame(tmp_path):
     assert len(frames_of(tmp_path / "out.mp4")) == 6
 
 
-@pytest.mark.parametrize("count", few([1, 4, 2, 3, 7]))
+@pytest.mark.parametrize("count", slow_after_first([1, 4, 2, 3, 7]))
 @pytest.mark.parametrize(
     ("target", "codec"),
     [("out.mp4", "libx264"), ("out.mov", "libx264"), ("out.mkv", "libx264"),

@@ -20,7 +20,7 @@ def pattern(index, width=WIDTH, height=HEIGHT):
     return np.stack([red, green, blue], -1).round().astype(np.uint8)
 
 
-def converted(frame, pixel_format, options):
+def convert(frame, pixel_format, options):
     graph = av.filter.Graph()
     source = graph.add_buffer(
         width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1)
@@ -32,7 +32,7 @@ def converted(frame, pixel_format, options):
     return graph.pull()
 
 
-def make(
+def write_clip(
     path, *, times=None, count=10, rate=25, codec="libx264", pixel_format="yuv420p",
     size=(WIDTH, HEIGHT), matrix=None, color_range=1, picture=pattern, options=None, audio=None,
     audio_start=Fraction(0), video_start=Fraction(0), aspect=None, metadata=(), time_base=None,
@@ -60,7 +60,7 @@ def make(
             frame = av.VideoFrame.from_ndarray(picture(index, *size), format="rgb24")
             name = {1: "bt709", 9: "bt2020"}.get(matrix, "bt601")
             full = "full" if color_range == 2 else "limited"
-            frame = converted(frame, pixel_format, f"out_color_matrix={name}:out_range={full}")
+            frame = convert(frame, pixel_format, f"out_color_matrix={name}:out_range={full}")
             frame.pts = round((video_start + time) / context.time_base)
             frame.time_base = context.time_base
             container.mux(stream.encode(frame))
@@ -78,7 +78,7 @@ def make(
     return path
 
 
-def double(source, target, multiplier=2, *, time_base=None, sound=True, **encoding):
+def multiply_rate(source, target, multiplier=2, *, time_base=None, sound=True, **encoding):
     """Write every frame and blends between; what the command line does, less the network."""
     with (
         open_reader(source) as reader,
@@ -97,22 +97,22 @@ def double(source, target, multiplier=2, *, time_base=None, sound=True, **encodi
     return target
 
 
-def copy(source, target, **options):
-    return double(source, target, multiplier=1, **options)
+def recode(source, target, **options):
+    return multiply_rate(source, target, multiplier=1, **options)
 
 
-def frames_of(path):
+def read_frames(path):
     with open_reader(path) as reader:
         return list(reader)
 
 
-def packets_of(path, kind):
+def read_packets(path, kind):
     with av.open(str(path)) as container:
         stream = getattr(container.streams, kind)[0]
         return [(p.pts * p.time_base, bytes(p)) for p in container.demux(stream) if p.size]
 
 
-def beeps(path):
+def beep_times(path):
     """Seconds from the first video frame at which the sound sets in."""
     with av.open(str(path)) as container:
         frame = next(container.decode(video=0))

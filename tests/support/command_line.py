@@ -13,22 +13,22 @@ from rife.cli import main
 ROOT = Path(__file__).parents[2]
 
 
-def rife(*arguments, check=0, env=None, afresh=False) -> subprocess.CompletedProcess:
-    """Run the command line; `check` is the exit status that it must have. afresh: in a process of
-    its own, which takes seconds to start."""
+def run_rife(*arguments, check=0, env=None, new_process=False) -> subprocess.CompletedProcess:
+    """Runs the command line, which must end with exit status `check`. new_process: in a
+    process of its own, which takes seconds to start."""
     command = [sys.executable, "-m", "rife", *map(str, arguments)]
-    if afresh:
+    if new_process:
         done = subprocess.run(
             command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=env
         )
     else:
-        done = run_here(command, env)
+        done = run_in_process(command, env)
     assert done.returncode == check, done.stderr
     assert "Traceback" not in done.stderr
     return done
 
 
-def run_here(command, env) -> subprocess.CompletedProcess:
+def run_in_process(command, env) -> subprocess.CompletedProcess:
     out, err = io.StringIO(), io.StringIO()
     try:
         with (
@@ -42,8 +42,8 @@ def run_here(command, env) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
 
 
-def refused(*arguments, **options) -> str:
+def refusal(*arguments, **options) -> str:
     """Run it where it must fail; returns the message, which is one line."""
-    message = rife(*arguments, check=1, **options).stderr.strip().splitlines()[-1]
+    message = run_rife(*arguments, check=1, **options).stderr.strip().splitlines()[-1]
     assert message.startswith("error: ")
     return message

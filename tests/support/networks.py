@@ -16,14 +16,14 @@ NETWORKS = {
 }
 
 
-def seeded(name, gain=None):
+def seeded_network(name, gain=None):
     make, usual = NETWORKS[name]
     network = make().eval()
     network.load_state_dict(seeded_state(network, gain=gain or usual))
     return network
 
 
-def settings(network):
+def option_sets(network):
     """Every combination of what the network can do."""
     return [
         {"ensemble": ensemble, "refine": refine}

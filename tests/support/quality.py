@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 
-def pair(path, index, height, width):
+def scaled_pair(path, index, height, width):
     """Frames `index` and `index` + 2, scaled up: (2, height, width, 3) in [0, 1]."""
     with av.open(str(path)) as container:
         images = [
