@@ -28,11 +28,10 @@ from benchmarks.peers import NETWORKS
 from rife import Network
 from rife.engine.engine import Engine
 from rife.engine.kernels import nvrtc_kernels
-from rife.engine.kernels.estimation import FusedRun, fused_run
-from rife.engine.kernels.interface import BlockOutput, Kernels, load
-from rife.engine.kernels.nvrtc import nvrtc
+from rife.engine.kernels.estimation import KernelEstimation, kernel_estimation
+from rife.engine.kernels.interface import BlockOutput, Kernels, load_kernels
+from rife.engine.kernels.nvrtc import compiler
 from rife.inference.planner import BATCH, BATCH_PIXELS
-from rife.networks.base import Prepared
 
 SIZES = {"480p": (480, 720), "1080p": (1080, 1920)}
 LANGUAGES = ("triton", "nvrtc")
@@ -84,7 +83,7 @@ def compare(
             recorded[language] = {}
             for call in calls:
                 if call.name not in recorded[language]:
-                    recorded[language][call.name] = timer(load(language), call)
+                    recorded[language][call.name] = timer(load_kernels(language), call)
                     row = rows.setdefault(call.name, {"calls": counts[call.name]})
                     row["MB"] = call.bytes / 1e6
         for language, timers in recorded.items():
@@ -122,12 +121,12 @@ def lines_of(rows: dict[str, dict[str, Any]]) -> Iterator[str]:
 def calls_of(network: Network, height: int, width: int, language: str) -> tuple[list[Call], int]:
     """All calls of kernels for one call of the network, and of how many pairs that is."""
     calls: list[Call] = []
-    kernels = load(language)
+    kernels = load_kernels(language)
 
-    class Noted(FusedRun):
-        activate = staticmethod(noting(kernels, "finish_convolution", calls))
+    class Noted(KernelEstimation):
+        finish_convolution = staticmethod(noting(kernels, "finish_convolution", calls))
         if kernels.pack_block_output:
-            pack = staticmethod(noting(kernels, "pack_block_output", calls))
+            pack_block_output = staticmethod(noting(kernels, "pack_block_output", calls))
 
     Noted.kernels = type(
         "Noted", (), {name: staticmethod(noting(kernels, name, calls)) for name in FUNCTIONS}
@@ -143,15 +142,15 @@ def calls_of(network: Network, height: int, width: int, language: str) -> tuple[
     calls.clear()
     indices = (torch.arange(i, pairs + i, device=network.device) for i in (0, 1))
     motion = engine.motion(
-        *(Prepared(seen.seen, seen.pyramid, index) for index in indices),
-        torch.full((pairs, 1, 1, 1), 0.5, device=network.device), doubts=[],
+        *(seen.with_index(index) for index in indices),
+        torch.full((pairs, 1, 1, 1), 0.5, device=network.device), doubling_flags=[],
     )  # fmt: skip
     given = images[:, :, :height, :width].permute(0, 2, 3, 1).contiguous()
-    motion.frames(given.to(network.dtype))
+    motion.render_frames(given.to(network.dtype))
     return calls, pairs
 
 
-FUNCTIONS = [name for name in vars(Kernels) if not name.startswith("_") and name != "compile_first"]
+FUNCTIONS = [name for name in vars(Kernels) if not name.startswith("_") and name != "precompile"]
 
 
 def noting(kernels: Kernels, function: str, calls: list[Call]) -> Callable:
@@ -242,15 +241,17 @@ def variants(networks: Iterable[Network]) -> list[str]:
         with torch.inference_mode(), nvrtc_kernels.note() as noted:
             for ensemble in {False, "ensemble" in network.options}:
                 for refine in {False, "refine" in network.options}:
-                    engine = Engine(network, fused_run("nvrtc"))
+                    engine = Engine(network, kernel_estimation("nvrtc"))
                     both = engine.prepare(torch.zeros(2, 3, side, side), refine=refine)
-                    pair = (Prepared(both.seen, both.pyramid, torch.tensor([i])) for i in (0, 1))
-                    motion = engine.motion(*pair, 0.5, ensemble=ensemble, refine=refine, doubts=[])
+                    pair = (both.with_index(torch.tensor([i])) for i in (0, 1))
+                    motion = engine.motion(
+                        *pair, 0.5, ensemble=ensemble, refine=refine, doubling_flags=[]
+                    )
                     for dtype in (network.dtype, torch.uint8):
                         for channels in (1, 3, 4):
                             images = torch.zeros(2, side, side, channels, dtype=dtype)
-                            motion.frames(images)
-                            engine.prepare_slot(both.seen, images, torch.tensor([1]))
+                            motion.render_frames(images)
+                            engine.prepare_slot(both.image_and_features, images, torch.tensor([1]))
                     motion.mask  # noqa: B018
         names |= {name for name, _ in noted}
     return sorted(names)
@@ -264,7 +265,7 @@ class Resources(NamedTuple):
 def resources(kernel: str, architecture: str) -> Resources:
     """Registers of a thread and bytes spilled, of a kernel compiled for an architecture."""
     source = Path(nvrtc_kernels.__file__).with_name("kernels.cu").read_text(encoding="utf-8")
-    said = nvrtc().compile(source, kernel, architecture, "--ptxas-options=-v").log
+    said = compiler().compile(source, kernel, architecture, "--ptxas-options=-v").log
     registers = int(re.search(r"Used (\d+) registers", said)[1])
     spilled = sum(map(int, re.findall(r"(\d+) bytes (?:spill|stack)", said)))
     return Resources(registers, spilled)

@@ -153,7 +153,7 @@ def _triton_version() -> str:
 
 def _nvrtc_version() -> str:
     try:
-        return nvrtc.nvrtc().version
+        return nvrtc.compiler().version
     except ImportError as error:
         return f"none ({first_line(error)})"
 
@@ -273,7 +273,7 @@ def _way(model: Network) -> str:
     """How frames are made on this model's device."""
     if cuda_backend.device_of(model) is None:
         return "the plain engine"
-    fused = cuda_backend.engine_for(model, (HEIGHT, WIDTH), 1.0).is_fused
+    fused = cuda_backend.engine_for(model, (HEIGHT, WIDTH), 1.0).uses_kernels
     return f"streams and graphs, {'fused' if fused else 'plain'} kernels"
 
 

@@ -14,7 +14,7 @@ import torch
 from rife import Cancelled, interpolate, load_model
 from rife.engine.engine import Engine
 from rife.engine.kernels import nvrtc_kernels
-from rife.engine.kernels.interface import ORDER
+from rife.engine.kernels.interface import NAMES
 from rife.inference import cuda_backend
 from rife.inference.session import Pairs
 from rife.inference.tiling import pad
@@ -73,10 +73,10 @@ def test_kernels_of_all_languages_make_the_same_frames(dtype, counted, caplog, m
     monkeypatch.setattr("rife.inference.planner.BATCH", 4)
     frames, made = clip(12), {}
     frames = (255 * frames).byte() if dtype == torch.uint8 else frames
-    for language in (*ORDER, "none"):
+    for language in (*NAMES, "none"):
         monkeypatch.setenv("RIFE_KERNELS", language)
         model = network()
-        assert cuda_backend.engine_for(model, frames.shape[1:3], 1.0).is_fused == (
+        assert cuda_backend.engine_for(model, frames.shape[1:3], 1.0).uses_kernels == (
             language != "none"
         )
         captured = len(counted)

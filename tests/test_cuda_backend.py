@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from rife import Cancelled, NonFiniteError, interpolate, interpolate_stream
-from rife.engine.engine import Engine, Run
+from rife.engine.engine import Engine, Estimation
 from rife.inference import cuda_backend
 from rife.inference.planner import Job
 from rife.inference.session import Pairs
@@ -110,14 +110,16 @@ def test_values_outside_the_range_are_clamped():
 
 def test_frames_that_need_doubled_scales_are_made_again_with_care():
     model, frames = network("refine", gain=1.0), clip(12)
-    seen, plain = [], model.lost
-    model.lost = lambda change: seen.append(change.abs().amax((2, 3))) or plain(change)
+    seen, plain = [], model.needs_doubled_scales
+    model.needs_doubled_scales = lambda change: (
+        seen.append(change.abs().amax((2, 3))) or plain(change)
+    )
     interpolate(model, frames, **ALL)
     both = torch.cat(seen).unflatten(1, (2, 2)).amax(2).amin(1)
-    model.lost_at = float(both.median())  # so that some pairs are lost, and some are not
-    model.lost = plain
+    model.doubling_threshold = float(both.median())  # so that some pairs are lost, and some are not
+    model.needs_doubled_scales = plain
     wanted, lost = interpolate(model, frames, **ALL), []
-    model.lost = lambda change: lost.append(plain(change)) or lost[-1]
+    model.needs_doubled_scales = lambda change: lost.append(plain(change)) or lost[-1]
     with late(1):
         made = interpolate(model, frames, **ALL)
     flags = torch.cat(lost)
@@ -180,26 +182,26 @@ def test_no_memory_for_a_graph_makes_calls_smaller(caplog):
     assert device.synchronized
 
 
-class BrokenRun(Run):
+class BrokenEstimation(Estimation):
     """That makes black frames, if no error."""
 
-    is_fused = True
-    kernels = SimpleNamespace(compile_first=nullcontext)
-    activate = staticmethod(lambda y, *_: y)
+    uses_kernels = True
+    kernels = SimpleNamespace(precompile=nullcontext)
+    finish_convolution = staticmethod(lambda y, *_: y)
     error = None
 
-    def enter(self, entry, scale, both=False):
+    def run_first_convolution(self, entry, scale, both=False):
         if self.error:
             raise self.error
-        height, width = (side // scale // 2 for side in self.frames[0].seen.shape[2:])
+        height, width = (side // scale // 2 for side in self.frames[0].image_and_features.shape[2:])
         weight = entry.layers[0].weight
         return [weight.new_zeros(len(self.times), len(weight), height, width)]
 
-    def add(self, found):
+    def add_output(self, output):
         pass
 
-    def motion(self, residual):
-        return SimpleNamespace(frames=lambda images: torch.zeros_like(images[:1]))
+    def finish(self, residual):
+        return SimpleNamespace(render_frames=lambda images: torch.zeros_like(images[:1]))
 
 
 @pytest.mark.parametrize(
@@ -213,9 +215,9 @@ def test_kernels_that_fail_or_err_are_done_without_and_that_is_said_once(caplog,
     model, frames = network("head"), clip(14)
     wanted = interpolate(model, frames, **ALL)
     with late(late=False) as device, pytest.MonkeyPatch.context() as patch:
-        run = type("FusedRun", (BrokenRun,), {"error": error})
+        run = type("KernelEstimation", (BrokenEstimation,), {"error": error})
         patch.setenv("RIFE_KERNELS", "triton")  # to be undone before what `late` sets
-        patch.setattr(cuda_backend, "fused_run", lambda name: run)
+        patch.setattr(cuda_backend, "kernel_estimation", lambda name: run)
         for _ in range(2):
             assert apart(interpolate(model, frames, **ALL), wanted) < 1e-5
     assert device.replays

@@ -62,9 +62,9 @@ def test_frames_are_the_network_s_at_all_scales_in_several_strips_and_pairs(
 @pytest.mark.parametrize("options", [{}, {"refine": True}, {"ensemble": True}])
 def test_scales_are_doubled_where_the_network_doubles_them(options):
     network = seeded_network("v4.0 - v4.1")
-    network.lost_at = 0.5
-    lost, plain = [], network.lost
-    network.lost = lambda change: lost.append(plain(change)) or lost[-1]
+    network.doubling_threshold = 0.5
+    lost, plain = [], network.needs_doubled_scales
+    network.needs_doubled_scales = lambda change: lost.append(plain(change)) or lost[-1]
     frame, *_ = differences(network, seeded_images(64, 128), **options)
     assert [bool(found) for found in lost] == [True, True, True]  # itself; at first sight; for sure
     assert frame <= 2e-5

@@ -39,7 +39,7 @@ def counted(monkeypatch):
     calls, plain = [], Engine.motion
 
     def motion(engine, first, *args, **options):
-        calls.append(len(first.seen))
+        calls.append(len(first.image_and_features))
         return plain(engine, first, *args, **options)
 
     monkeypatch.setattr(Engine, "motion", motion)
@@ -424,8 +424,8 @@ def test_v40_decides_about_doubled_scales_for_each_pair_alone(way):
     near = far * 0.01
     x = torch.cat((far, near))
     images = x[:, :3], x[:, 3:]
-    lost, plain = [], network.lost
-    network.lost = lambda change: lost.append(plain(change)) or lost[-1]
+    lost, plain = [], network.needs_doubled_scales
+    network.needs_doubled_scales = lambda change: lost.append(plain(change)) or lost[-1]
     model = way(network)
     with torch.no_grad():
         a, b = (model.prepare(image, refine=True) for image in images)

@@ -21,11 +21,11 @@ from benchmarks.kernels import variants as kernel_variants
 from rife import interpolate
 from rife.engine.engine import Engine
 from rife.engine.kernels import nvrtc_kernels
-from rife.engine.kernels.estimation import fused_run
-from rife.engine.kernels.interface import BlockInputLayout, BlockOutput, load
+from rife.engine.kernels.estimation import kernel_estimation
+from rife.engine.kernels.interface import BlockInputLayout, BlockOutput, load_kernels
 from rife.inference import cuda_backend
 from rife.inference.planner import Job
-from rife.networks.base import Prepared, blend
+from rife.networks.base import blend
 from rife.networks.warp import resize, warp
 from rife.options import Options
 
@@ -66,16 +66,16 @@ def language(request, monkeypatch):
         pytest.importorskip("triton", reason="Triton is for Linux")
     if DEVICE == "cpu" and request.param == "triton":
         # The interpreter takes as long for a program of few pixels as for one of many.
-        monkeypatch.setattr(load("triton"), "BLOCK", 2048)
+        monkeypatch.setattr(load_kernels("triton"), "BLOCK", 2048)
     if DEVICE == "cpu" and request.param == "nvrtc":
         monkeypatch.setattr(nvrtc_kernels, "_kernels", ON_CPU)
-        monkeypatch.setattr(nvrtc_kernels, "compile_first", ON_CPU.compile_first)
+        monkeypatch.setattr(nvrtc_kernels, "precompile", ON_CPU.precompile)
     return request.param
 
 
 @pytest.fixture
 def kernels(language):
-    return load(language)
+    return load_kernels(language)
 
 
 def found_before(name, kernels, batch=2):
@@ -279,15 +279,15 @@ def test_engines_with_and_without_kernels_make_the_same(language, name):
     times = torch.tensor([0.3, 0.7], device=DEVICE).view(2, 1, 1, 1)
     for options in option_sets(network):
         with torch.inference_mode():
-            plain, fused = Engine(network), Engine(network, fused_run(language))
+            plain, fused = Engine(network), Engine(network, kernel_estimation(language))
             frames = [plain.prepare(x[None], refine=options["refine"]) for x in images]
             motion = plain.motion(*frames, 0.3, **options)
             wanted = motion.render(*(x[None] for x in images))
             both = fused.prepare(images, refine=options["refine"])
             indices = (torch.tensor(i, device=DEVICE) for i in ((0, 1), (1, 0)))
-            picked = (Prepared(both.seen, both.pyramid, index) for index in indices)
-            made = fused.motion(*picked, times, doubts=[], **options)
-            frame = made.frames(images.permute(0, 2, 3, 1).contiguous()).permute(0, 3, 1, 2)
+            picked = (both.with_index(index) for index in indices)
+            made = fused.motion(*picked, times, doubling_flags=[], **options)
+            frame = made.render_frames(images.permute(0, 2, 3, 1).contiguous()).permute(0, 3, 1, 2)
         reach = motion.flow.abs().max()
         assert reach > 0.3
         assert (frame[:1] - wanted).abs().max() < CLOSE, options
@@ -313,7 +313,7 @@ def test_kernels_read_slots_and_are_recorded(language, name, dtype):
     frames = (255 * frames).byte() if dtype == torch.uint8 else frames
     device = LateDevice(1) if DEVICE == "cpu" else cuda_backend.Device(network.device)
     card = cuda_backend.Card(
-        Engine(network, fused_run(language)), Options(), device, (32, 61, 3), dtype, batch=1
+        Engine(network, kernel_estimation(language)), Options(), device, (32, 61, 3), dtype, batch=1
     )
     made = []
     for pair in pairwise(frames):
@@ -336,7 +336,12 @@ def test_kernels_notice_flow_that_is_not_finite(language, amount, doubt):
         network.block2.conv1[0].bias[0] = amount
     device = LateDevice(1) if DEVICE == "cpu" else cuda_backend.Device(network.device)
     card = cuda_backend.Card(
-        Engine(network, fused_run(language)), Options(), device, (32, 32, 3), torch.uint8, batch=1
+        Engine(network, kernel_estimation(language)),
+        Options(),
+        device,
+        (32, 32, 3),
+        torch.uint8,
+        batch=1,
     )
     frames = (255 * seeded_clip(2, 32, 32)).byte()
     _, doubts = card.make([Job(*frames, Fraction(1, 2))])
@@ -349,15 +354,15 @@ def test_kernels_notice_flow_that_is_not_finite(language, amount, doubt):
     [(("triton", "nvrtc"), "nvrtc"), (("triton",), "without the fused kernels"), ((), "")],
 )
 def test_where_triton_is_missing_nvrtc_runs(names, said, caplog, monkeypatch):
-    monkeypatch.setattr("rife.engine.kernels.interface.ORDER", names)
+    monkeypatch.setattr("rife.engine.kernels.interface.NAMES", names)
     monkeypatch.setattr(cuda_backend, "_trusted", {})
-    monkeypatch.setattr(cuda_backend, "fused_run", fused_run.__wrapped__)
+    monkeypatch.setattr(cuda_backend, "kernel_estimation", kernel_estimation.__wrapped__)
     monkeypatch.setattr(nvrtc_kernels, "_kernels", ON_CPU)
-    monkeypatch.setattr(nvrtc_kernels, "compile_first", ON_CPU.compile_first)
+    monkeypatch.setattr(nvrtc_kernels, "precompile", ON_CPU.precompile)
     monkeypatch.setitem(sys.modules, "rife.engine.kernels.triton_kernels", None)
     caplog.set_level(logging.INFO)
     engine = cuda_backend.engine_for(seeded_network("v3.5"), SIZE, 1.0)
-    assert engine.is_fused == ("nvrtc" in names)
+    assert engine.uses_kernels == ("nvrtc" in names)
     assert said in caplog.text
     assert not [r for r in caplog.records if r.levelno > logging.INFO]  # nothing is wrong
 
@@ -368,8 +373,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from rife.engine.kernels import triton_kernels as kernels
 from rife.engine.engine import Engine
-from rife.engine.kernels.estimation import fused_run
-from rife.networks.base import Prepared
+from rife.engine.kernels.estimation import kernel_estimation
 from tests.support.networks import seeded_network
 
 class Driver:
@@ -394,13 +398,14 @@ for name in sys.argv[2:]:
     m = network.side_multiple()
     with torch.inference_mode():
         refine = "refine" in network.options | network.built_in
-        engine = Engine(network, fused_run("triton"))
+        engine = Engine(network, kernel_estimation("triton"))
         both = engine.prepare(torch.zeros(2, 3, m, m), refine=refine)
-        first, second = (Prepared(both.seen, both.pyramid, torch.tensor([i])) for i in (0, 1))
+        first, second = (both.with_index(torch.tensor([i])) for i in (0, 1))
         ensemble = "ensemble" in network.options
-        motion = engine.motion(first, second, 0.5, refine=refine, ensemble=ensemble, doubts=[])
-        motion.frames(torch.zeros(2, m, m, 3, dtype=torch.half))
-        motion.frames(torch.zeros(2, m, m, 4, dtype=torch.uint8))
+        options = {"refine": refine, "ensemble": ensemble}
+        motion = engine.motion(first, second, 0.5, doubling_flags=[], **options)
+        motion.render_frames(torch.zeros(2, m, m, 3, dtype=torch.half))
+        motion.render_frames(torch.zeros(2, m, m, 4, dtype=torch.uint8))
 """
 
 

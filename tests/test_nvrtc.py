@@ -23,7 +23,7 @@ template <int N> __global__ void add(int* sum) {
 
 @pytest.fixture(scope="module")
 def compiler():
-    return nvrtc.nvrtc()
+    return nvrtc.compiler()
 
 
 @pytest.fixture

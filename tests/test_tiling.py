@@ -83,5 +83,5 @@ def test_whether_scales_are_doubled_is_decided_for_all_tiles_by_the_whole_frame(
         still = [model.prepare(x[0][..., :128])] * 2
         assert torch.equal(slow.motion(*still).flow, model.motion(*still).flow)
         assert not torch.equal(fast.motion(*still).flow, model.motion(*still).flow)
-    assert model.lost_at == 32
+    assert model.doubling_threshold == 32
     assert fast.block0 is model.block0

@@ -8,7 +8,8 @@ times larger. Only the flow is kept at full size, because every block adds to it
 in strips of rows, up to each block's first convolution, so that little is ever large.
 
 The networks themselves say what is computed, and are what this is tested against. What lies
-between the convolutions is `Run`'s: the one here is for all devices, that of kernels for GPUs.
+between the convolutions is `Estimation`'s: the one here is for all devices, kernels/ has
+one for GPUs.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..networks.base import Motion, Network, Prepared, blend, one_by_one
+from ..networks.base import Motion, Network, PreparedFrames, blend, estimate_pairs_separately
 from ..networks.warp import at_least_float32, resize, sample, sample_in_bands, swap_directions
 from .layers import Layer, fuse
 
@@ -34,44 +35,45 @@ class Engine:
     """Does what `network` does, by methods of the same names.
 
     It takes the network's weights as and where they are now: make it anew when they change.
-    run: the class that does what lies between convolutions, `Run` or one like it.
+    run: the class that does what lies between convolutions, `Estimation` or one like it.
     """
 
-    def __init__(self, network: Network, run: "type[Run] | None" = None):
+    def __init__(self, network: Network, run: "type[Estimation] | None" = None):
         self.network = network
-        self._run = run = run or Run
-        self.is_fused = run.is_fused
-        self._fast = fuse(network, run.activate)
+        self._run = run = run or Estimation
+        self.uses_kernels = run.uses_kernels
+        self._fast = fuse(network, run.finish_convolution)
         # Few channels are sampled faster one after the other, many together.
         features = network.inputs.get("features0", 0)
         gathers = network.device.type == "cpu" and features and _GATHERS
-        together = gathers or run.is_fused
+        together = gathers or run.uses_kernels
         self._layout = torch.channels_last if together else torch.contiguous_format
         #: Channels that a frame is seen in, some of them zeros where a power of two is wanted.
         self._width, width = 3 + features, None
-        if run.is_fused:
+        if run.uses_kernels:
             self._width = width = 1 << (self._width - 1).bit_length()
         self._blocks = [
-            _Block(network, i, block, width, run.pack) for i, block in enumerate(self._fast.blocks)
+            _Block(network, i, block, width, run.pack_block_output)
+            for i, block in enumerate(self._fast.blocks)
         ]
-        if hasattr(network, "unet"):
+        if network.unet is not None:
             self._unet = _Entry(self._fast.unet.down0.conv1[0], network.unet.inputs, width=width)
             self._fast.unet.join = tuple  # a Layer takes parts
 
     @torch.no_grad()
-    def prepare(self, image: Tensor, *, refine: bool = False) -> Prepared:
+    def prepare(self, image: Tensor, *, refine: bool = False) -> PreparedFrames:
         """As Network.prepare."""
         network, pyramid = self._fast, ()
         seen = image = image.float().contiguous()
         if self._width > 3:
             seen = torch.empty(
                 (len(image), self._width, *image.shape[2:]),
-                dtype=network.dtype if self.is_fused else torch.float32,
+                dtype=network.dtype if self.uses_kernels else torch.float32,
                 device=image.device,
                 memory_format=self._layout,
             )
             seen[:, :3], end = image, 3
-            if hasattr(network, "encode"):
+            if network.encode is not None:
                 features = network.encode(image.to(network.dtype))
                 end += features.shape[1]
                 seen[:, 3:end] = features
@@ -79,19 +81,19 @@ class Engine:
         if refine or "refine" in network.built_in:
             levels = network.contextnet.pyramid(image.to(network.dtype))
             pyramid = tuple(level.contiguous() for level in levels)
-        return Prepared(seen, pyramid)
+        return PreparedFrames(seen, pyramid)
 
     @property
-    def prepares_slots(self) -> bool:
+    def can_prepare_slots(self) -> bool:
         """Whether `prepare_slot` can be called."""
         return self._run.prepare_frame is not None
 
     @torch.no_grad()
     def prepare_slot(self, seen: Tensor, images: Tensor, slot: Tensor) -> Tensor | None:
         """As `prepare`, of one of the images, (N, h, w, C), right into its place in `seen`, the
-        `Prepared.seen` of all. Returns the image's features, where the network has them."""
+        `PreparedFrames.seen` of all. Returns the image's features, where the network has them."""
         network, features = self._fast, None
-        if hasattr(network, "encode"):
+        if network.encode is not None:
             image = torch.empty(
                 (1, 3, *seen.shape[2:]),
                 dtype=seen.dtype,
@@ -106,65 +108,71 @@ class Engine:
     @torch.no_grad()
     def motion(
         self,
-        frame0: Prepared,
-        frame1: Prepared,
+        frame0: PreparedFrames,
+        frame1: PreparedFrames,
         timestep: float | Tensor = 0.5,
         *,
         scale: float = 1.0,
         ensemble: bool = False,
         refine: bool = False,
-        doubts: list[Tensor] | None = None,
+        doubling_flags: list[Tensor] | None = None,
     ) -> Motion:
         """As Network.motion.
 
-        doubts: of networks that may double their scales, whether they have to is not asked, for
-        which the device would have to be waited for; but (B,) is appended, true where they might.
+        doubling_flags: of networks that may double their scales, whether they have to is not asked,
+            for which the device would have to be waited for; but (B,) is appended, true where they
+            might.
         """
         network, frames = self.network, (frame0, frame1)
-        if not self.is_fused:
-            frames = frame0.picked(), frame1.picked()
+        if not self.uses_kernels:
+            frames = frame0.selected(), frame1.selected()
         options = {"scale": scale, "ensemble": ensemble, "refine": refine}
-        if not suits(network, scale):
+        if not supports_scale(network, scale):
             return network.motion(*frames, timestep, **options)
         scales = [s / scale for s in network.scales]
-        times = torch.as_tensor(timestep, dtype=torch.float32, device=frame0.seen.device)
+        times = torch.as_tensor(
+            timestep, dtype=torch.float32, device=frame0.image_and_features.device
+        )
         times = times.expand(len(frame0), 1, 1, 1)
         both = ensemble or "ensemble" in network.built_in
 
-        run = self._run(frames, times, network.mask_adds)
+        run = self._run(frames, times, network.adds_masks)
         for i, block in enumerate(self._blocks):
             found = block(run, int(scales[i]), both)
-            if i == 1 and network.doubles_scales:
+            if i == 1 and network.can_double_scales:
                 # Made larger, flow has no new extremes.
-                lost = network.lost(found.first_flow)
-                if doubts is not None:
-                    doubts.append(lost)
+                lost = network.needs_doubled_scales(found.first_flow)
+                if doubling_flags is not None:
+                    doubling_flags.append(lost)
                 elif lost.any() and (lost := self._lost(found)).any():
                     if not lost.all():  # each pair decides for itself
-                        return one_by_one(self.motion, frames, times, **options)
+                        return estimate_pairs_separately(self.motion, frames, times, **options)
                     scales = [2 * s for s in scales]
-                    run = self._run(frames, times, network.mask_adds)
-                    run.add(self._blocks[0](run, int(scales[0]), both=False))  # as upstream
+                    run = self._run(frames, times, network.adds_masks)
+                    run.add_output(self._blocks[0](run, int(scales[0]), both=False))  # as upstream
                     found = block(run, int(scales[1]), both)
-            run.add(found)
+            run.add_output(found)
         residual = None
         if refine or "refine" in network.built_in:
             residual = self._residual(run)
-        return run.motion(residual)
+        return run.finish(residual)
 
     def _lost(self, found: "_Found") -> Tensor:
-        return self.network.lost(resize(found.first_flow, found.factor))
+        return self.network.needs_doubled_scales(resize(found.first_flow, found.factor))
 
-    def _residual(self, run: "Run") -> Tensor:
+    def _residual(self, run: "Estimation") -> Tensor:
         contextnet, unet = self._fast.contextnet, self._fast.unet
         contexts = [
-            [_channels_last(x) for x in contextnet.warp_pyramid(frame.picked_pyramid(), flow)]
+            [_channels_last(x) for x in contextnet.warp_pyramid(frame.selected_pyramid(), flow)]
             for frame, flow in zip(run.frames, run.flow.split(2, 1), strict=True)
         ]
-        return at_least_float32(unet.body(*run.enter(self._unet, 1), *contexts)) * 2 - 1
+        return (
+            at_least_float32(unet.body(*run.run_first_convolution(self._unet, 1), *contexts)) * 2
+            - 1
+        )
 
 
-def suits(network: Network, scale: float) -> bool:
+def supports_scale(network: Network, scale: float) -> bool:
     """Whether blocks see means of 2x2 pixels at this scale; else an engine leaves all to the
     network."""
     return all(s == scale or s / scale % 2 == 0 for s in network.scales)
@@ -181,8 +189,8 @@ class _Entry:
     #: What networks call their inputs -> the part that it goes into; in the order of both.
     PARTS: ClassVar = {
         "image0": "seen0", "features0": "seen0", "image1": "seen1", "features1": "seen1",
-        "still0": "still0", "still1": "still1", "time": "time", "mask": "given", "handed": "given",
-        "flow": "flow",
+        "unwarped0": "unwarped0", "unwarped1": "unwarped1", "time": "time", "mask": "given",
+        "block_features": "given", "flow": "flow",
     }  # fmt: skip
 
     def __init__(
@@ -216,7 +224,7 @@ class _Entry:
                 for part in sizes
             ]
             if width:
-                fills = (part.startswith(("seen", "still")) for part in sizes)
+                fills = (part.startswith(("seen", "unwarped")) for part in sizes)
                 parts = [
                     _filled(weight, width) if fill else weight
                     for weight, fill in zip(parts, fills, strict=True)
@@ -233,7 +241,7 @@ class _Entry:
 
 
 class _Block:
-    """A network's block on a `Run`."""
+    """A network's block on a `Estimation`."""
 
     def __init__(
         self,
@@ -243,25 +251,25 @@ class _Block:
         width: int | None,
         pack: "Callable[[Tensor, Tensor, int], Tensor] | None",
     ):
-        """width: as in _Entry, of a Run that is fused. pack: Run.pack."""
+        """width: as in _Entry, of a Estimation that is fused. pack: Estimation.pack."""
         both = "ensemble" in network.options | network.built_in
         self.entry = _Entry(fused.conv0[0][0], network.inputs, both, width)
-        self.body, self.up, self.cell = fused.body, fused.up, 1
-        if isinstance(getattr(fused, "lastconv", None), nn.Sequential):  # before a PixelShuffle(2)
+        self.body, self.output_stride, self.cell = fused.body, fused.output_stride, 1
+        if isinstance(fused.lastconv, nn.Sequential):  # before a PixelShuffle(2)
             last = index + 1 == len(network.blocks)
-            planes = 5 if last else 5 + network.inputs["handed"]
+            planes = 5 if last else 5 + network.inputs["block_features"]
             fused.lastconv[0] = fused.lastconv[0].narrowed(4 * planes)
             if width:  # planes are read as they are before
                 fused.lastconv[0] = fused.lastconv[0].widened(-(-4 * planes // 8) * 8)
                 fused.lastconv, self.cell = fused.lastconv[0], 2
-        if pack and isinstance(getattr(fused, "lastconv", None), Layer):
+        if pack and isinstance(fused.lastconv, Layer):
             cell, self.cell = self.cell, 1
             fused.lastconv.finish = lambda y, bias, *_: pack(y, bias, cell)
 
-    def __call__(self, run: "Run", scale: int, both: bool) -> "_Found":
-        x = run.enter(self.entry, scale, both)
+    def __call__(self, run: "Estimation", scale: int, both: bool) -> "_Found":
+        x = run.run_first_convolution(self.entry, scale, both)
         planes = self.body(torch.cat(x) if both else x[0])
-        return run.found(planes, self.cell, scale * self.up, both)
+        return run.read_output(planes, self.cell, scale * self.output_stride, both)
 
 
 def halves(planes: Tensor) -> tuple[Tensor, Tensor]:
@@ -297,7 +305,7 @@ class _Found:
         return resize(low, factor)[:, :, start - first * factor : stop - first * factor]
 
 
-class Run:
+class Estimation:
     """Two frames, and what is known so far of the motion between them.
 
     flow: (B, 4, H, W) float32, in pixels, once a block has been added.
@@ -305,20 +313,22 @@ class Run:
 
     #: Whether it takes frames in fewer bits, channels last and filled up, and planes before a
     #: PixelShuffle.
-    is_fused: ClassVar[bool] = False
+    uses_kernels: ClassVar[bool] = False
     #: What does the rest of a Layer in one pass, after its convolution; None: torch's functions.
-    activate: ClassVar[Callable[..., Tensor] | None] = None
+    finish_convolution: ClassVar[Callable[..., Tensor] | None] = None
     #: What follows a block's last convolution instead (y, bias, cell), its PixelShuffle included.
-    pack: ClassVar[Callable[[Tensor, Tensor, int], Tensor] | None] = None
+    pack_block_output: ClassVar[Callable[[Tensor, Tensor, int], Tensor] | None] = None
     #: kernels.Kernels.prepare_frame.
     prepare_frame: ClassVar[Callable[..., None] | None] = None
 
-    def __init__(self, frames: tuple[Prepared, Prepared], times: Tensor, mask_adds: bool):
-        self.frames, self.times, self.mask_adds = frames, times, mask_adds
+    def __init__(
+        self, frames: tuple[PreparedFrames, PreparedFrames], times: Tensor, adds_masks: bool
+    ):
+        self.frames, self.times, self.adds_masks = frames, times, adds_masks
         self.flow: Tensor | None = None
         self._found: list[_Found] = []
 
-    def found(self, planes: Tensor, cell: int, factor: int, both: bool) -> _Found:
+    def read_output(self, planes: Tensor, cell: int, factor: int, both: bool) -> _Found:
         """What a block's last layer says; cell: of the PixelShuffle that follows it."""
         planes = at_least_float32(planes)
         planes[:, :4] *= factor
@@ -327,24 +337,24 @@ class Run:
             return _Found(planes, factor, there)
         return _Found(planes, factor, planes)
 
-    def add(self, found: _Found) -> None:
+    def add_output(self, found: _Found) -> None:
         """Take what a block found into account."""
-        height, width = self.frames[0].seen.shape[2:]
+        height, width = self.frames[0].image_and_features.shape[2:]
         if first := self.flow is None:
             self.flow = found.planes.new_empty(len(self.times), 4, height, width)
         for start, stop in _strips(height, width, self.flow.device):
             rows, change = self.flow[:, :, start:stop], found.rows(slice(0, 4), 1, start, stop)
             rows.copy_(change) if first else rows.add_(change)
-        self._found = [*self._found, found] if self.mask_adds else [found]
+        self._found = [*self._found, found] if self.adds_masks else [found]
 
     def mask(self, scale: int, start: int, stop: int) -> Tensor:
         """Before its sigmoid; see _Found.rows."""
         masks = (found.rows(slice(4, 5), scale, start, stop) for found in self._found)
         return reduce(torch.add, masks)
 
-    def enter(self, entry: _Entry, scale: int, both: bool = False) -> list[Tensor]:
+    def run_first_convolution(self, entry: _Entry, scale: int, both: bool = False) -> list[Tensor]:
         """What a first convolution at `scale` gives, (B, c, h, w); `both`: in both orders."""
-        batch, _, height, width = self.frames[0].seen.shape
+        batch, _, height, width = self.frames[0].image_and_features.shape
         height, width = height // scale, width // scale
         layers, halo = entry.layers[: 1 + both], entry.halo
         weight = layers[0].weight
@@ -379,30 +389,30 @@ class Run:
             torch.cat(rows, 2) if len(rows) > 1 else rows[0] for rows in zip(*made, strict=True)
         ]
 
-    def motion(self, residual: Tensor | None) -> Motion:
+    def finish(self, residual: Tensor | None) -> Motion:
         """The outcome, once all blocks are added."""
         return _Motion(self.flow, torch.sigmoid(self.mask(1, 0, self.flow.shape[2])), residual)
 
     def _fill(self, parts: Mapping[str, Tensor], scale: int, start: int, stop: int) -> None:
         """Write rows of what a block at `scale` sees; parts: (B, size, stop - start, w) each."""
         for i, frame in enumerate(self.frames):
-            if f"still{i}" in parts:
-                parts[f"still{i}"][:] = _smaller(frame.image, scale, start, stop)
+            if f"unwarped{i}" in parts:
+                parts[f"unwarped{i}"][:] = _smaller(frame.image, scale, start, stop)
         if self.flow is None:
             for i, frame in enumerate(self.frames):
                 if f"seen{i}" in parts:
-                    parts[f"seen{i}"][:] = _smaller(frame.seen, scale, start, stop)
+                    parts[f"seen{i}"][:] = _smaller(frame.image_and_features, scale, start, stop)
             for name in {"given", "flow"} & set(parts):
                 parts[name][:] = 0
             return
-        if self.mask_adds:
+        if self.adds_masks:
             given = self.mask(scale, start, stop)
         else:
             given = self._found[-1].rows(slice(4, None), scale, start, stop)
         flow = _middles(self.flow, scale, start, stop)
         for i, frame in enumerate(self.frames):
             places = _places(flow[:, 2 * i : 2 * i + 2], self.flow.shape, scale, start)
-            _warp_into(parts[f"seen{i}"], frame.seen, places, min(scale, 2))
+            _warp_into(parts[f"seen{i}"], frame.image_and_features, places, min(scale, 2))
         smaller = _smaller(flow, min(scale, 2), 0, stop - start) / scale
         # To fewer bits first, to another layout after: twice as fast as both at once.
         parts["given"][:] = given.to(parts["given"].dtype)

@@ -23,10 +23,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..engine.engine import Engine, suits
+from ..engine.engine import Engine, supports_scale
 from ..engine.kernels import interface as kernels
-from ..engine.kernels.estimation import FusedRun, fused_run
-from ..networks.base import Network, Prepared
+from ..engine.kernels.estimation import KernelEstimation, kernel_estimation
+from ..networks.base import Network, PreparedFrames
 from ..networks.warp import resize
 from ..options import Options
 from .planner import Job, first_line, free_memory, is_out_of_memory
@@ -276,7 +276,7 @@ class Card:
         # The frames of one call, and as many again to upload meanwhile.
         slots = 2 * batch + 1
         self._images = device.empty((slots, *size), dtype)
-        self._prepared: Prepared | None = None
+        self._prepared: PreparedFrames | None = None
         self._slot = device.empty((1,), torch.int64)
         self._orders: dict[int, Tensor] = {}
         self._graphs = GraphCache()
@@ -298,7 +298,7 @@ class Card:
         """Of the device's memory."""
         tensors = [self._images, self._slot, *self._orders.values()]
         if self._prepared:
-            tensors += [self._prepared.seen, *self._prepared.pyramid]
+            tensors += self._prepared.tensors
         weights = self.engine.network.parameters()  # the engine has its own
         return self._graphs.nbytes + sum(x.nbytes for x in (*tensors, *weights))
 
@@ -352,20 +352,18 @@ class Card:
     def _made(self, order: Tensor) -> tuple[Tensor, Tensor]:
         """order: (3, B), slots of the first and the second frames, and timesteps' bits."""
         indices, times = order[:2].long().unbind(), order[2].view(torch.float32)
-        first, second = (
-            Prepared(self._prepared.seen, self._prepared.pyramid, index) for index in indices
-        )
+        first, second = (self._prepared.with_index(index) for index in indices)
         lost: list[Tensor] = []
         options = self.options
         motion = self.engine.motion(
             first, second, times[:, None, None, None], scale=self._scale,
-            ensemble=options.ensemble, refine=options.refine, doubts=lost,
+            ensemble=options.ensemble, refine=options.refine, doubling_flags=lost,
         )  # fmt: skip
         doubts = motion.checksum() * 0  # of what is finite, 0
         if lost:
             doubts = doubts.masked_fill(lost[0], 1)
-        if self.engine.is_fused:
-            frames = motion.frames(self._images)
+        if self.engine.uses_kernels:
+            frames = motion.render_frames(self._images)
         else:
             frames = motion.render(*(self._taken(index) for index in indices))
             frames = rearrange(frames, "b c h w -> b h w c")[:, : self.size[0], : self.size[1]]
@@ -425,18 +423,19 @@ class Card:
         device.on(compute, prepare)
 
     def _prepare(self) -> tuple[Tensor | None, ...]:
-        prepared, in_place = self._prepared, self.engine.prepares_slots
+        prepared, in_place = self._prepared, self.engine.can_prepare_slots
         if prepared is None or prepared.pyramid or not in_place:
             x = colours(self._taken(self._slot))
             made = self.engine.prepare(x, refine=self.options.refine)
         if prepared is None:
             prepared = self._prepared = made.map(self._for_all_slots)
         if in_place and not prepared.pyramid:
-            return (self.engine.prepare_slot(prepared.seen, self._images, self._slot),)
-        tensors = zip((prepared.seen, *prepared.pyramid), (made.seen, *made.pyramid), strict=True)
-        for slots, one in tensors:
+            return (
+                self.engine.prepare_slot(prepared.image_and_features, self._images, self._slot),
+            )
+        for slots, one in zip(prepared.tensors, made.tensors, strict=True):
             slots.index_copy_(0, self._slot, one)
-        return made.seen, *made.pyramid
+        return made.tensors
 
     def _for_all_slots(self, one: Tensor) -> Tensor:
         size = (len(self._images), *one.shape[1:])
@@ -570,9 +569,9 @@ def device_of(model: Network) -> Device | None:
 
 def engine_for(model: Network, size: Sequence[int], scale: float) -> Engine:
     """An engine for frames of this height and width: with the fused kernels, where they run."""
-    if size[0] * size[1] > MOST_PIXELS or not suits(model, scale):
+    if size[0] * size[1] > MOST_PIXELS or not supports_scale(model, scale):
         return Engine(model)
-    kind = model.version, model.dtype, model.device, kernels.names()
+    kind = model.version, model.dtype, model.device, kernels.names_to_try()
     if kind not in _trusted:
         with torch.cuda.device_of(next(model.parameters())):  # Triton goes by the current one
             _trusted[kind] = _trusted_run(Engine(model))
@@ -580,16 +579,16 @@ def engine_for(model: Network, size: Sequence[int], scale: float) -> Engine:
 
 
 #: Networks, with their dtypes, devices and kernels to try -> the first that make the same frames.
-_trusted: dict[Hashable, type[FusedRun] | None] = {}
+_trusted: dict[Hashable, type[KernelEstimation] | None] = {}
 
 
-def _trusted_run(plain: Engine) -> type[FusedRun] | None:
+def _trusted_run(plain: Engine) -> type[KernelEstimation] | None:
     """Tries the kernels once: compilers and devices differ, and users had rather wait than have
     frames that are wrong."""
     level, reasons = logging.INFO, ""
-    for name in kernels.names():
+    for name in kernels.names_to_try():
         try:
-            run = fused_run(name)
+            run = kernel_estimation(name)
             _compare(plain, run)
         except Exception as error:
             if is_out_of_memory(error):
@@ -607,25 +606,25 @@ def _trusted_run(plain: Engine) -> type[FusedRun] | None:
 
 
 @torch.inference_mode()
-def _compare(plain: Engine, run: type[FusedRun]) -> None:
+def _compare(plain: Engine, run: type[KernelEstimation]) -> None:
     """Raises an error if `run` makes other frames than `plain`."""
     network, side = plain.network, plain.network.side_multiple()
     random = torch.Generator().manual_seed(0)
     images = resize(torch.rand(2, 3, 8, 16, generator=random), side // 8).to(network.device)
     frames = [plain.prepare(image[None]) for image in images]
-    wanted = plain.motion(*frames, doubts=[]).render(*(image[None] for image in images))
+    wanted = plain.motion(*frames, doubling_flags=[]).render(*(image[None] for image in images))
     fused, given = Engine(network, run), images.permute(0, 2, 3, 1).contiguous()
     indices = [torch.full((1,), i, device=network.device) for i in range(2)]
 
     def render() -> Tensor:
         both = fused.prepare(images)
-        if fused.prepares_slots:
+        if fused.can_prepare_slots:
             for index in indices:
-                fused.prepare_slot(both.seen, given, index)
-        picked = (Prepared(both.seen, both.pyramid, index) for index in indices)
-        return fused.motion(*picked, doubts=[]).frames(given)
+                fused.prepare_slot(both.image_and_features, given, index)
+        picked = (both.with_index(index) for index in indices)
+        return fused.motion(*picked, doubling_flags=[]).render_frames(given)
 
-    with run.kernels.compile_first():
+    with run.kernels.precompile():
         render()
     apart = float((render() - wanted.permute(0, 2, 3, 1)).abs().mean())
     if not apart < MOST_APART:

@@ -22,7 +22,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from ..callbacks import Cancel, stop_if_cancelled
 from ..engine.engine import Engine
 from ..engine.kernels import interface as kernels
-from ..networks.base import Motion, Network, Prepared
+from ..networks.base import Motion, Network, PreparedFrames
 from ..options import Options
 from ..timeline import HALF, nearest_dyadic
 from . import cuda_backend
@@ -43,7 +43,7 @@ class _Ready:
     theirs one after the other."""
 
     image: Tensor
-    prepared: Prepared
+    prepared: PreparedFrames
 
 
 class _Made(NamedTuple):
@@ -308,7 +308,7 @@ class Pairs:
     ) -> cuda_backend.Card:
         """One that an earlier run left, or a new one."""
         options, scale = self.options, self.options.scale_for(*size[:2])
-        self._kind = size, dtype, scale, options.ensemble, options.refine, kernels.names()
+        self._kind = size, dtype, scale, options.ensemble, options.refine, kernels.names_to_try()
         card = cuda_backend.cards.take(self.model, self._kind)
         if card and card.batch >= batch:
             card.begin(self._device)
@@ -439,8 +439,9 @@ def _together(frames: Sequence[_Ready]) -> _Ready:
 
         return _Ready(repeat(first.image), first.prepared.map(repeat))
     pyramids = zip(*(frame.prepared.pyramid for frame in frames), strict=True)
-    prepared = Prepared(
-        torch.cat([frame.prepared.seen for frame in frames]), tuple(map(torch.cat, pyramids))
+    prepared = PreparedFrames(
+        torch.cat([frame.prepared.image_and_features for frame in frames]),
+        tuple(map(torch.cat, pyramids)),
     )
     return _Ready(torch.cat([frame.image for frame in frames]), prepared)
 

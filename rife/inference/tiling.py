@@ -115,10 +115,10 @@ def look_ahead(
     """
     times = 2 ** max(1, math.ceil(math.log2(max(first.shape[:2]) / SMALL)))
     guide, settled = model, model
-    if settles := model.doubles_scales:
+    if settles := model.can_double_scales:
         # Blocks 0 and 1 decide. They are given what they see in the whole frame, but for blur.
         guide, settled = copy.copy(model), copy.copy(model)
-        guide.scales, guide.lost_at = model.scales[:2], model.lost_at / times
+        guide.scales, guide.doubling_threshold = model.scales[:2], model.doubling_threshold / times
     small_scale = min(scale * times, guide.scales[-1])
     frames = [
         pad(colours(_shrunk(x, times).to(model.device)), model.side_multiple(small_scale))
@@ -136,9 +136,9 @@ def look_ahead(
     # found to be enough for 45 dB (benchmarks/tiles.md).
     stride = max(32, 4 * max(model.scales) / scale)
     if settles:
-        guide.lost_at = math.inf
+        guide.doubling_threshold = math.inf
         lost = not torch.allclose(found, flow(), atol=0.1)
-        settled.lost_at = -1 if lost else math.inf
+        settled.doubling_threshold = -1 if lost else math.inf
         stride *= 1 + lost
     return settled, math.ceil(2 * (times * float(found.abs().max()) + stride))
 

@@ -115,7 +115,7 @@ def describe(path: str | os.PathLike) -> dict[str, str]:
     model, weights, contents = _read_model(path)
     metadata = contents.metadata
     dtypes = sorted({dtype_name(tensor.dtype) for tensor in weights.values()})
-    parameters = getattr(model, "parameters_row", None)
+    parameters = model.parameters_row
     return {
         "file": f"{path} ({contents.size / 1e6:.1f} MB)",
         "version": model.version,

@@ -1,1 +1,1 @@
-"""The RIFE networks, plain: what every faster way is held against."""
+"""The RIFE networks in plain torch, the reference that the engine and its kernels are held to."""

@@ -1,5 +1,6 @@
-"""What every RIFE network answers, so that nothing above it asks which one it has."""
+"""The interface that all RIFE networks share, so that nothing above asks which one it has."""
 
+import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,16 +11,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from .refine import Contextnet, Unet
 from .warp import at_least_float32, resize, warp
 
 
 class NonFiniteError(ValueError):
-    """A network, or a frame that it made, has NaN or infinite values.
+    """A network's weights, or a frame it produced, have NaN or infinite values.
 
     Args:
-        version: Of the network, as people know it.
-        dtype: That it runs in.
-        what: What it has or made, to follow its name.
+        version: The network's, for people ("RIFE v4.6").
+        dtype: The dtype the network runs in.
+        what: The fault, to follow the network's name in the message.
     """
 
     def __init__(self, version: str, dtype: torch.dtype, what: str):
@@ -28,13 +30,18 @@ class NonFiniteError(ValueError):
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """As people write it: "float16"."""
+    """The dtype as people write it, such as "float16"."""
     return str(dtype).removeprefix("torch.")
 
 
 @contextmanager
 def at_input_frame(index: int, timestep: Fraction) -> Iterator[None]:
-    """Says which frame it was, in a NonFiniteError from within."""
+    """Adds the place in the clip to the message of a NonFiniteError raised inside the context.
+
+    Args:
+        index: The input frame before the place.
+        timestep: Where the place lies between that frame and the next, in (0, 1).
+    """
     try:
         yield
     except NonFiniteError as error:
@@ -44,68 +51,82 @@ def at_input_frame(index: int, timestep: Fraction) -> Iterator[None]:
 
 
 def advice_on_range(dtype: torch.dtype) -> str:
-    """What helps where numbers are too large for a dtype, for people."""
+    """What people can do where numbers are too large for a dtype."""
     if dtype == torch.float32:
         return "the model file is damaged or altered; get it again, or choose another model"
     return 'use float32 ("precision" on Load RIFE Model, --dtype float32 on the command line)'
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether a tensor of floating point has neither NaN nor infinity."""
+    """Whether a floating-point tensor has neither NaN nor infinity."""
     if not tensor.numel():
         return True
-    if tensor.dtype.itemsize == 1:  # torch can do little with 8 bits
+    if tensor.dtype.itemsize == 1:  # torch has no aminmax for 8-bit floats
         tensor = tensor.float()
     return all(bool(bound.isfinite()) for bound in tensor.aminmax())
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """One frame, made ready for a network: whatever can be computed before its neighbour is known.
+class PreparedFrames:
+    """A batch of frames with everything that can be computed before their neighbours are known.
 
-    seen: (B, 3 + features, H, W) float32, the image in [0, 1] and, to networks with a head, its
-        features; sides divisible as `Network.side_multiple` asks.
-    pyramid: of the refine module, coarser and coarser.
-    index: (B,) integers, where both hold other frames too: these of them are meant.
+    Attributes:
+        image_and_features: (B, 3 + features, H, W), each image in [0, 1] and, from networks with
+            an encoder, its features. float32 from `Network.prepare`; an engine that runs GPU
+            kernels uses the network's dtype, and adds channels of zeros. H and W are multiples of
+            `Network.side_multiple`.
+        pyramid: The refine module's features of each frame, from fine to coarse; may be empty.
+        index: If given, (B,) integers: the batch is those of the frames in the tensors, which
+            hold others too. This spares a copy.
     """
 
-    seen: Tensor
+    image_and_features: Tensor
     pyramid: tuple[Tensor, ...] = ()
     index: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.seen if self.index is None else self.index)
+        return len(self.image_and_features if self.index is None else self.index)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.image_and_features, *self.pyramid
 
     @property
     def image(self) -> Tensor:
-        """(B, 3, H, W) float32 in [0, 1]."""
-        return self.seen[:, :3]
+        """(B, 3, H, W), in [0, 1]."""
+        return self.image_and_features[:, :3]
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> "Prepared":
-        """With all its tensors changed alike."""
-        return Prepared(change(self.seen), tuple(map(change, self.pyramid)), self.index)
+    def map(self, function: Callable[[Tensor], Tensor]) -> "PreparedFrames":
+        """Applies a function to each tensor."""
+        first, *pyramid = map(function, self.tensors)
+        return PreparedFrames(first, tuple(pyramid), self.index)
 
-    def picked(self) -> "Prepared":
-        """The frames that are meant, alone."""
+    def with_index(self, index: Tensor) -> "PreparedFrames":
+        """The frames at `index`, (B,) integers, without copying them."""
+        return replace(self, index=index)
+
+    def selected(self) -> "PreparedFrames":
+        """The frames of the batch alone, copied out of the tensors if there is an index."""
         if self.index is None:
             return self
-        return replace(self.map(self._pick), index=None)
+        return replace(self.map(self._select), index=None)
 
-    def picked_pyramid(self) -> tuple[Tensor, ...]:
-        return tuple(map(self._pick, self.pyramid))
+    def selected_pyramid(self) -> tuple[Tensor, ...]:
+        return tuple(map(self._select, self.pyramid))
 
-    def _pick(self, x: Tensor) -> Tensor:
+    def _select(self, x: Tensor) -> Tensor:
         return x if self.index is None else x.index_select(0, self.index)
 
 
 @dataclass(frozen=True)
 class Motion:
-    """How to make the frame between two others.
+    """What turns two frames into the frame between them.
 
-    flow: (B, 4, H, W) float32, in pixels: where each pixel of the new frame lies in the first
-        frame (x, y), then in the second (x, y).
-    mask: (B, 1, H, W) float32 in [0, 1], the first frame's share in the blend.
-    residual: (B, 3, H, W) float32 in [-1, 1], a correction of the blended colours, or None.
+    Attributes:
+        flow: (B, 4, H, W) float32, in pixels: where each pixel of the new frame lies in the first
+            frame (x, y), then in the second (x, y).
+        mask: (B, 1, H, W) float32 in [0, 1], the first frame's share in the blend.
+        residual: (B, 3, H, W) float32 in [-1, 1], a correction of the blended colours, or None.
     """
 
     flow: Tensor
@@ -113,124 +134,181 @@ class Motion:
     residual: Tensor | None = None
 
     def checksum(self) -> Tensor:
-        """(B,) float32: NaN or infinity where flow, mask or residual have such a value; what is
-        rendered with them can look sound, but isn't."""
+        """Returns (B,) float32: NaN or infinity for each pair whose motion has such a value.
+
+        The rendered frame does not always show it: a warp clamps its coordinates to the image.
+        """
         parts = (self.flow, self.mask, self.residual)
         return sum(part.sum((1, 2, 3)) for part in parts if part is not None)
 
     def render(self, image0: Tensor, image1: Tensor) -> Tensor:
-        """The frame in between, (B, C, H, W) in [0, 1].
+        """Returns the frame in between, (B, C, H, W) in [0, 1].
 
-        image0, image1: (B, C, H, W) in [0, 1]; C is 1 (grey), 3 (RGB) or 4 (RGB and alpha).
+        Args:
+            image0: The first frame, (B, C, H, W) in [0, 1]; C is 1 (grey), 3 (RGB) or 4 (RGBA).
+            image1: The second frame.
         """
         warped = warp(image0, self.flow[:, :2]), warp(image1, self.flow[:, 2:])
         return blend(*warped, self.mask, self.residual)
 
 
 def blend(warped0: Tensor, warped1: Tensor, mask: Tensor, residual: Tensor | None) -> Tensor:
-    """(B, C, H, W) in [0, 1] each, as in `Motion`."""
-    merged = warped0 * mask + warped1 * (1 - mask)
+    """Blends two warped frames, (B, C, H, W) in [0, 1] each; mask and residual as in `Motion`."""
+    blended = warped0 * mask + warped1 * (1 - mask)
     if residual is not None:
-        if merged.shape[1] == 1:
-            merged = merged + residual.mean(dim=1, keepdim=True)
+        if blended.shape[1] == 1:
+            blended = blended + residual.mean(dim=1, keepdim=True)
         else:
-            merged[:, :3] += residual
-    return merged.clamp(0, 1)
+            blended[:, :3] += residual
+    return blended.clamp(0, 1)
 
 
 class Block(nn.Module):
-    """One step of refinement: what it sees -> planes of flow, mask and, to some, features.
+    """One step of the estimate: refines flow and mask at the block's own resolution.
 
-    conv0: its first two convolutions, each with its activation. up: how many times smaller the
-    planes come out than it sees.
+    Attributes:
+        conv0: The first two convolutions, each a Sequential with its activation.
+        lastconv: The layer that all output planes come from, or None: IFBlocks of HDv3 have a head
+            for flow and one for mask.
+        output_stride: Pixels of the block's input to a pixel of its output, along each axis.
     """
 
-    up: int
+    conv0: nn.Sequential
+    output_stride: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lastconv: nn.Module | None = None
 
     def body(self, x: Tensor) -> Tensor:
-        """All but the first convolution and the two resizings: (B, planes, h, w)."""
+        """Runs everything after the first convolution: (B, C, h, w) to (B, planes, h', w')."""
         raise NotImplementedError
 
     def estimate(self, x: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-        """x: what it sees, made `scale` times smaller. Returns, at full size, flow (B, 4, H, W) in
-        pixels, mask (B, 1, H, W) before its sigmoid, and all other planes."""
+        """Runs the block and brings its output to full size.
+
+        Args:
+            x: The block's input, (B, C, H / scale, W / scale).
+            scale: How many times smaller than the frames `x` is.
+
+        Returns:
+            Flow, (B, 4, H, W) in pixels; the mask before its sigmoid, (B, 1, H, W); and all other
+            planes, (B, planes - 5, H, W).
+        """
         x = self.conv0[0](x.to(self.conv0[0][0].weight.dtype))
-        up = scale * self.up
-        out = resize(at_least_float32(self.body(x)), up)
-        return out[:, :4] * up, out[:, 4:5], out[:, 5:]
+        factor = scale * self.output_stride
+        output = resize(at_least_float32(self.body(x)), factor)
+        return output[:, :4] * factor, output[:, 4:5], output[:, 5:]
 
 
 class Network(nn.Module):
-    """The small interface of all RIFE networks: prepare each frame once, then ask for motion.
+    """A RIFE network: `prepare` each frame once, then ask for the `motion` between two of them.
 
-    Convolutions run in the weights' dtype; flow, mask and warping are float32 always.
+    Convolutions run in the weights' dtype; flow, mask and warping are always float32.
+
+    Everything that engines, tiles and the model loader may ask of a network is declared here.
+    Parts that a network lacks are None.
+
+    Attributes:
+        encode: Gives each image its features, (B, 3, H, W) to (B, features, H, W).
+        contextnet: The refine module's pyramid of one frame.
+        unet: The refine module's residual.
     """
 
     #: Name and generation, for people.
     version: str
-    #: True: any timestep in (0, 1). False: the midpoint only; other timesteps by recursion.
+    #: Whether it makes frames at any timestep in (0, 1), or only the midpoint (then others are made
+    #: by recursion).
     any_timestep: ClassVar[bool] = True
     #: Scale factors of the blocks, coarse to fine.
     scales: tuple[int, ...]
-    #: What the blocks see and in how many channels, in their order: "image0" and "image1", warped
-    #: by the flow so far, with "features0" and "features1"; "still0" and "still1", the images as
-    #: they are; "time"; "mask" and "handed", what the block before found; "flow". The first block
-    #: sees as many of them as it has channels.
+    #: The channels of a block's input, in order: "image0" and "image1", warped by the flow so far,
+    #: and "features0" and "features1", warped too; "unwarped0" and "unwarped1", the images as they
+    #: are; "time", the timestep; "mask" and "block_features", from the block before; "flow". The
+    #: first block takes only as many of them, from the beginning, as it has input channels.
     inputs: Mapping[str, int]
-    #: Each block changes the mask before it; else it makes a new one.
-    mask_adds: bool = True
-    #: The second block may find that the first lost its way; see IFNet_v4.
-    doubles_scales: bool = False
+    #: Whether each block's mask is added to the one before it, or replaces it.
+    adds_masks: bool = True
+    #: Whether `needs_doubled_scales` has to be asked after block 1, and followed: then blocks 0 and
+    #: 1 start again with all scales doubled.
+    can_double_scales: bool = False
+    #: Pixels of flow beyond which scales are doubled.
+    doubling_threshold: float = math.inf
     #: What can be switched on, of "ensemble" and "refine" (see `motion`) ...
     options: frozenset[str] = frozenset()
     #: ... and what is part of this network, switched on or not.
     built_in: frozenset[str] = frozenset()
-    #: Working memory that a pair takes at its peak, bytes per pixel, measured in float32 ...
+    #: Working memory of a pair at its peak, bytes per pixel, measured in float32 ...
     bytes_per_pixel: int
     #: ... and what `refine` adds to it, where that is an option.
     refine_bytes_per_pixel: int = 0
-    #: Parts of the state dict that serve training alone; checkpoints may lack or carry them.
+    #: Parts of the state dict that only training needs; checkpoints may have them or not.
     training_only: ClassVar[tuple[str, ...]] = ("block_tea.", "teacher.", "caltime.")
-    #: The state of those that check_weights has found sound.
+    #: What tells networks of one family apart, for people; None if nothing does.
+    parameters_row: object | None = None
+    #: `weights_state` when check_weights last succeeded.
     _checked_weights: Hashable = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode: nn.Module | None = None
+        self.contextnet: Contextnet | None = None
+        self.unet: Unet | None = None
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor]) -> "Network | None":
-        """A network of this family with the parameters read off `state`, its weights not loaded.
+        """Returns a network of this family that `state` fits, or None if `state` is of another.
 
-        None: `state` is of another family.
+        Weights are not loaded.
         """
         raise NotImplementedError
 
-    def prepare(self, image: Tensor, *, refine: bool = False) -> Prepared:
-        """Compute what depends on one frame alone; `refine` as it will be given to `motion`.
+    def prepare(self, image: Tensor, *, refine: bool = False) -> PreparedFrames:
+        """Computes what depends on one frame alone.
 
-        image: (B, 3, H, W) in [0, 1], H and W multiples of `side_multiple(scale)`.
+        Args:
+            image: (B, 3, H, W) in [0, 1], H and W multiples of `side_multiple(scale)`.
+            refine: As it will be passed to `motion`.
         """
-        return Prepared(image.float())
+        return PreparedFrames(image.float())
 
     def motion(
         self,
-        frame0: Prepared,
-        frame1: Prepared,
+        frame0: PreparedFrames,
+        frame1: PreparedFrames,
         timestep: float | Tensor = 0.5,
         *,
         scale: float = 1.0,
         ensemble: bool = False,
         refine: bool = False,
     ) -> Motion:
-        """Estimate the motion to the frame at `timestep` (0: `frame0`, 1: `frame1`).
+        """Estimates the motion to the frame at `timestep`.
 
-        timestep: a number, or (B, 1, 1, 1); networks with a fixed timestep give the midpoint.
-        scale: the resolution of the flow estimate: 0.5 for 4K and large motion, 2 for fine detail.
-        ensemble: average both orders of the pair. refine: add the refine module's residual.
+        Args:
+            frame0: The frames at timestep 0.
+            frame1: The frames at timestep 1.
+            timestep: In (0, 1), or (B, 1, 1, 1). Networks with a fixed timestep ignore it and give
+                the midpoint.
+            scale: The resolution of the flow estimate: 0.5 for 4K and large motion, 2 for fine
+                detail.
+            ensemble: Average the estimates for both orders of the pair.
+            refine: Add the refine module's residual.
         """
         raise NotImplementedError
 
     def forward(
         self, image0: Tensor, image1: Tensor, timestep: float | Tensor = 0.5, **options
     ) -> Tensor:
-        """The frame between two images: `prepare`, `motion` and `Motion.render` in one call."""
+        """Returns the frame between two images: `prepare`, `motion` and `render` in one call.
+
+        Args:
+            image0: (B, C, H, W) in [0, 1], as in `Motion.render`; sides as in `prepare`.
+            image1: The second image.
+            timestep: As in `motion`, and so are the options.
+
+        Raises:
+            NonFiniteError: The network estimated NaN or infinite values.
+        """
         refine = options.get("refine", False)
         frame0 = self.prepare(image0[:, :3], refine=refine)
         frame1 = self.prepare(image1[:, :3], refine=refine)
@@ -239,21 +317,32 @@ class Network(nn.Module):
         return motion.render(image0, image1)
 
     def check_finite(self, motion: Motion) -> None:
-        """Raises NonFiniteError for motion that this network should not have found."""
+        """Checks motion that this network estimated.
+
+        Raises:
+            NonFiniteError: It has NaN or infinite values.
+        """
         if not motion.checksum().isfinite().all():
             raise self.non_finite_error()
 
     def weights_state(self) -> Hashable:
-        """Changes when weights are replaced, moved or written to; but not by writing to their
-        `.data`, or in inference mode to what was made in it: torch does not count that."""
+        """Returns a value that changes when weights are replaced, moved or written to.
+
+        Writing to their `.data`, or in inference mode to inference tensors, goes unnoticed: torch
+        does not count that.
+        """
         return tuple(
             (x.data_ptr(), x.dtype, x.device, None if x.is_inference() else x._version)
             for x in (*self.parameters(), *self.buffers())
         )
 
     def check_weights(self) -> None:
-        """Raises NonFiniteError for weights that were lost in the conversion to their dtype."""
-        if self.dtype == torch.float32:  # what is loaded is finite in float32
+        """Checks that the conversion to the network's dtype kept all weights finite.
+
+        Raises:
+            NonFiniteError: Some weights are too large for the dtype.
+        """
+        if self.dtype == torch.float32:  # the loader has checked that
             return
         state = self.weights_state()
         if state != self._checked_weights:
@@ -268,26 +357,44 @@ class Network(nn.Module):
         return NonFiniteError(self.version, self.dtype, what)
 
     def side_multiple(self, scale: float = 1.0) -> int:
-        """What both sides of a frame must be multiples of: every block halves its input twice."""
+        """Returns what both sides of a frame must be multiples of, for `motion` at `scale`."""
+        # Every block halves its input twice.
         return max(32, 4 * round(max(self.scales) * max(1.0, 1 / scale)))
 
     def memory_needed(
         self, height: int, width: int, channels: int = 3, *, scale: float = 1.0, refine: bool = True
     ) -> int:
-        """Bytes of working memory, beside the weights, that a pair of such frames takes at most."""
+        """Returns the working memory in bytes, besides the weights, that one pair takes at most.
+
+        Args:
+            height: The frames', before padding.
+            width: The frames', before padding.
+            channels: The frames'.
+            scale: As in `motion`.
+            refine: As in `motion`.
+        """
         multiple = self.side_multiple(scale)
         pixels = (height + -height % multiple) * (width + -width % multiple)
         images = 4 * 4 * channels  # both frames, padded, warped and blended, in float32
         needed = pixels * (self.bytes_per_pixel + images)
-        if scale > 1:  # the network works on more pixels than there are
+        if scale > 1:  # the network works on more pixels than the frame has
             needed *= scale**2
         elif scale <= 0.5 and "refine" not in self.built_in:
             needed *= 0.6  # measured at 0.5 and 0.25: 0.4 to 0.58
         return round(needed + pixels * self.refine_bytes_per_pixel * refine)
 
+    def needs_doubled_scales(self, flow: Tensor) -> Tensor:
+        """Returns (B,): whether flow to both frames exceeds `doubling_threshold` somewhere.
+
+        Args:
+            flow: What block 1 adds to the flow, (B, 4, H, W) in pixels.
+        """
+        largest = flow.abs().amax((2, 3)).unflatten(1, (2, 2)).amax(2)
+        return (largest > self.doubling_threshold).all(1)
+
     @property
     def blocks(self) -> list[Block]:
-        """The blocks that estimate motion, as many as `scales`."""
+        """The blocks that estimate motion, one for each of `scales`."""
         raise NotImplementedError
 
     @property
@@ -299,18 +406,24 @@ class Network(nn.Module):
         return next(self.parameters()).device
 
 
-def one_by_one(
-    motion: Callable[..., Motion], frames: Sequence[Prepared], times: Tensor, **options
+def estimate_pairs_separately(
+    motion: Callable[..., Motion], frames: Sequence[PreparedFrames], times: Tensor, **options
 ) -> Motion:
-    """What `motion` makes of a batch if each pair in it is alone; times: (B, 1, 1, 1)."""
+    """Calls `motion` (see `Network.motion`) for each pair of a batch on its own.
 
-    singles = []
+    Args:
+        motion: The method to call.
+        frames: The first and the second frames.
+        times: (B, 1, 1, 1).
+        **options: Of `motion`.
+    """
+    motions = []
     for i in range(len(times)):
-        alone = slice(i, i + 1)
-        pair = (frame.map(itemgetter(alone)) for frame in frames)
-        singles.append(motion(*pair, times[alone], **options))
+        one = slice(i, i + 1)
+        pair = (frame.map(itemgetter(one)) for frame in frames)
+        motions.append(motion(*pair, times[one], **options))
     return Motion(
-        torch.cat([single.flow for single in singles]),
-        torch.cat([single.mask for single in singles]),
-        None if singles[0].residual is None else torch.cat([m.residual for m in singles]),
+        torch.cat([each.flow for each in motions]),
+        torch.cat([each.mask for each in motions]),
+        None if motions[0].residual is None else torch.cat([each.residual for each in motions]),
     )

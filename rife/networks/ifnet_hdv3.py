@@ -1,8 +1,8 @@
-"""IFNet HDv3: RIFE v3.5 - v3.9, the midpoint of two frames, each block run in both orders.
+"""IFNet HDv3: RIFE v3.5 - v3.9, for the midpoint of two frames.
 
-Upstream: Practical-RIFE's v3.5 and v3.6 - v3.9 (CogVideo's demo runs the latter). Both orders are
-always averaged and scales are never changed on the way, as in CogVideo; later upstream code made
-both optional.
+Each block runs for both orders of the pair, and the results are averaged. Upstream:
+Practical-RIFE's v3.5 and v3.6 - v3.9 (CogVideo's demo runs the latter). As in CogVideo, both orders
+are always averaged and scales never change on the way; later upstream code made both optional.
 """
 
 from collections.abc import Mapping
@@ -11,15 +11,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from .base import Block, Motion, Network, Prepared
+from .base import Block, Motion, Network, PreparedFrames
 from .refine import conv
 from .warp import resize, swap_directions, warp
 
 
 class IFBlock(Block):
-    """One step of refinement, with separate heads for flow and mask.
+    """One step of the estimate, with separate heads for flow and mask.
 
-    deconvs: 1 (v3.5) or 2 (v3.6 - v3.9) transposed convolutions in each head.
+    Args:
+        in_planes: Channels of `x` and `flow` together.
+        c: Width of the convolutions.
+        deconvs: Transposed convolutions in each head: 1 (v3.5) or 2 (v3.6 - v3.9).
     """
 
     def __init__(self, in_planes: int, c: int, deconvs: int):
@@ -30,17 +33,25 @@ class IFBlock(Block):
         self.convblock2 = nn.Sequential(conv(c, c), conv(c, c))
         self.convblock3 = nn.Sequential(conv(c, c), conv(c, c))
         if deconvs == 1:
-            # The flow's head is a Sequential of one and the mask's is bare: so are the keys.
+            # Only the flow's head is a Sequential, as the published keys have it.
             self.conv1 = nn.Sequential(nn.ConvTranspose2d(c, 4, 4, 2, 1))
             self.conv2 = nn.ConvTranspose2d(c, 1, 4, 2, 1)
         else:
             self.conv1 = _head(c, 4)
             self.conv2 = _head(c, 1)
-        self.up = 4 // 2**deconvs
+        self.output_stride = 4 // 2**deconvs
 
     def forward(self, x: Tensor, flow: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """x: both warped frames and the mask, (B, 7, H, W); flow: (B, 4, H, W) in pixels; scale:
-        how far the input is reduced. Returns the change of flow, in pixels, and of the mask."""
+        """Estimates a change of flow and mask.
+
+        Args:
+            x: Both warped frames and the mask, (B, 7, H, W).
+            flow: (B, 4, H, W) in pixels.
+            scale: By how much the input is reduced.
+
+        Returns:
+            Flow, (B, 4, H, W) in pixels, and the mask before its sigmoid, (B, 1, H, W).
+        """
         x = torch.cat((resize(x, 1 / scale), resize(flow, 1 / scale) / scale), 1)
         return self.estimate(x, scale)[:2]
 
@@ -60,7 +71,11 @@ def _head(c: int, out_planes: int) -> nn.Sequential:
 
 
 class IFNet_HDv3(Network):
-    """Three blocks, coarse to fine; deconvs: as in IFBlock."""
+    """Three blocks, coarse to fine.
+
+    Args:
+        deconvs: As in IFBlock.
+    """
 
     any_timestep: ClassVar[bool] = False
     scales = (4, 2, 1)
@@ -81,7 +96,7 @@ class IFNet_HDv3(Network):
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor]) -> "IFNet_HDv3 | None":
-        """Known by the heads' last layers and 11 channels in (RIFE v3.1 has 6 and no mask)."""
+        """Known by the heads' last layers and 11 input channels (RIFE v3.1 has 6 and no mask)."""
         first = state.get("block0.conv0.0.0.weight")
         if first is None or first.shape[1] != 11:
             return None
@@ -93,8 +108,8 @@ class IFNet_HDv3(Network):
 
     def motion(
         self,
-        frame0: Prepared,
-        frame1: Prepared,
+        frame0: PreparedFrames,
+        frame1: PreparedFrames,
         timestep: float | Tensor = 0.5,
         *,
         scale: float = 1.0,
@@ -108,8 +123,8 @@ class IFNet_HDv3(Network):
             warped0 = warp(img0, flow[:, :2]) if i else img0
             warped1 = warp(img1, flow[:, 2:]) if i else img1
             s = self.scales[i] / scale
-            there = block(torch.cat((warped0, warped1, mask), 1), flow, s)
-            back = block(torch.cat((warped1, warped0, -mask), 1), swap_directions(flow), s)
-            flow = flow + (there[0] + swap_directions(back[0])) / 2
-            mask = mask + (there[1] - back[1]) / 2
+            forward = block(torch.cat((warped0, warped1, mask), 1), flow, s)
+            reverse = block(torch.cat((warped1, warped0, -mask), 1), swap_directions(flow), s)
+            flow = flow + (forward[0] + swap_directions(reverse[0])) / 2
+            mask = mask + (forward[1] - reverse[1]) / 2
         return Motion(flow, torch.sigmoid(mask))

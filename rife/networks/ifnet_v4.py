@@ -1,19 +1,19 @@
-"""IFNet v4: every RIFE from v4.0 to v4.26, any timestep, as one network with a row of parameters.
+"""IFNet v4: every RIFE from v4.0 to v4.26 as one network, which a row of `Parameters` describes.
 
-Upstream: Practical-RIFE and vs-rife 5.7.0. A checkpoint's parameters are read off its tensors; the
-rows in `VERSIONS` name them.
+The network makes frames at any timestep. A checkpoint's row is read off its tensors, and the rows
+in `VERSIONS` name the published versions. Upstream: Practical-RIFE and vs-rife 5.7.0.
 """
 
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import count, takewhile
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .base import Block, Motion, Network, Prepared, one_by_one
+from .base import Block, Motion, Network, PreparedFrames, estimate_pairs_separately
 from .refine import Contextnet, Unet
 from .warp import at_least_float32, resize, swap_directions, warp
 
@@ -22,8 +22,11 @@ from .warp import at_least_float32, resize, swap_directions, warp
 class Head:
     """The encoder that gives every frame its features.
 
-    layers: 2 or 4 convolutions, the first halving the size, the last doubling it. named: their
-    keys are `cnn0` .. `cnn3`, else numbers.
+    Attributes:
+        layers: 2 or 4 convolutions, of which the first halves the size and the last doubles it.
+        width: Channels between the convolutions.
+        features: Channels of its output.
+        named: Whether the convolutions' keys are `cnn0` to `cnn3`; else they are numbers.
     """
 
     layers: int
@@ -36,12 +39,18 @@ class Head:
 class Parameters:
     """What tells one v4 network from another.
 
-    channels: width of each block. scales: scale factor of each block.
-    body: of the eight convolutions, "prelu" (PReLU, a residual around all), "leaky" (LeakyReLU, no
-        residual) or "resconv" (a residual and a factor beta around each). groups: of each resconv.
-    planes: what each block puts out; 4 of flow, 1 of mask, 1 unused or 8 of features to hand over.
-    shuffle: the last layer ends in a PixelShuffle. head: the encoder; with one, each block's mask
-        replaces the one before, without, it adds. refine: has Contextnet and Unet.
+    Attributes:
+        channels: Width of each block.
+        scales: Scale factor of each block.
+        body: The eight convolutions of a block: "prelu" (PReLU, one residual around all eight),
+            "leaky" (LeakyReLU, no residual) or "resconv" (a residual and a factor beta for each).
+        groups: Groups of each resconv's convolution.
+        planes: Output channels of each block: 4 of flow, 1 of mask, and either 1 that is unused or
+            8 of features for the next block.
+        shuffle: Whether a block's last layer ends in a PixelShuffle.
+        head: The encoder, or None. With one, each block's mask replaces the one before; without,
+            it is added to it.
+        refine: Whether the network has Contextnet and Unet.
     """
 
     channels: tuple[int, ...]
@@ -54,8 +63,8 @@ class Parameters:
     refine: bool = False
 
     @property
-    def hands_over(self) -> int:
-        """Feature channels that each block hands to the next."""
+    def block_features(self) -> int:
+        """Feature channels that each block passes on to the next."""
         return self.planes - 5 if self.planes > 6 else 0
 
 
@@ -70,7 +79,7 @@ _HEAD_413 = Head(layers=4, width=32, features=8, named=True)
 _HEAD_415_LITE = Head(layers=4, width=16, features=4, named=True)
 _HEAD_426_HEAVY = Head(layers=4, width=16, features=16, named=True)
 
-#: Versions in one row are the same function, told apart by their weights alone.
+#: Versions that share a row differ in nothing but their weights.
 VERSIONS: dict[str, Parameters] = {
     "v4.0 - v4.1": Parameters(_WIDE, body="prelu", planes=5, shuffle=False, refine=True),
     "v4.2 - v4.4": Parameters(_WIDE, body="leaky", planes=5, shuffle=False),
@@ -95,7 +104,7 @@ VERSIONS: dict[str, Parameters] = {
 
 
 class ResConv(nn.Module):
-    """A convolution times beta, added to its input."""
+    """A convolution, multiplied by beta and added to its input."""
 
     def __init__(self, c: int, groups: int):
         super().__init__()
@@ -108,7 +117,7 @@ class ResConv(nn.Module):
 
 
 class IFBlock(Block):
-    """One step of refinement at its scale: flow, mask and, to some versions, features."""
+    """One step of the estimate: flow, mask and, in some versions, features for the next block."""
 
     def __init__(self, in_planes: int, c: int, parameters: Parameters):
         super().__init__()
@@ -128,34 +137,70 @@ class IFBlock(Block):
             )
         else:
             self.lastconv = nn.ConvTranspose2d(c, p.planes, 4, 2, 1)
-        self.residual_around = p.body == "prelu"
-        self.up = 1 if p.shuffle else 2
-        self.hands_over = p.hands_over
+        self.has_residual = p.body == "prelu"
+        self.output_stride = 1 if p.shuffle else 2
+        self.block_features = p.block_features
 
     def forward(
         self, x: Tensor, flow: Tensor | None, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x: (B, C, H, W); flow: (B, 4, H, W) in pixels, or None at the first block; scale: how far
-        the input is reduced. Returns flow in pixels, mask before its sigmoid, and features."""
+        """Estimates a change of the flow.
+
+        Args:
+            x: All of the block's input but the flow, (B, C, H, W).
+            flow: (B, 4, H, W) in pixels, or None at the first block.
+            scale: By how much the input is reduced.
+
+        Returns:
+            Flow, (B, 4, H, W) in pixels; the mask before its sigmoid, (B, 1, H, W); and features
+            for the next block, (B, block_features, H, W).
+        """
         x = resize(x, 1 / scale)
         if flow is not None:
             x = torch.cat((x, resize(flow, 1 / scale) / scale), 1)
-        flow, mask, handed = self.estimate(x, scale)
-        return flow, mask, handed[:, : self.hands_over]
+        flow, mask, features = self.estimate(x, scale)
+        return flow, mask, features[:, : self.block_features]
 
     def body(self, x: Tensor) -> Tensor:
         x = self.conv0[1](x)
         out = self.convblock(x)
-        return self.lastconv(out + x if self.residual_around else out)
+        return self.lastconv(out + x if self.has_residual else out)
+
+
+class _BlockOutput(NamedTuple):
+    """What a block adds to the estimate: as `IFBlock.forward` returns it."""
+
+    flow: Tensor
+    mask: Tensor
+    features: Tensor
+
+    def averaged_with(self, reverse: "_BlockOutput") -> "_BlockOutput":
+        """reverse: of the same block, for the frames in the opposite order."""
+        flow = (self.flow + swap_directions(reverse.flow)) / 2
+        return _BlockOutput(flow, (self.mask - reverse.mask) / 2, self.features)
+
+
+class _Estimate(NamedTuple):
+    """The estimate so far, None before the first block; warped: both frames, warped by the flow."""
+
+    warped: tuple[Tensor, Tensor]
+    flow: Tensor | None = None
+    mask: Tensor | None = None
+    features: Tensor | None = None
+
+    def reversed(self) -> "_Estimate":
+        """The same for the frames in the opposite order."""
+        mask = None if self.mask is None else -self.mask
+        flow = None if self.flow is None else swap_directions(self.flow)
+        return _Estimate(self.warped[::-1], flow, mask, self.features)
 
 
 class IFNet_v4(Network):
     """The network that a row of `Parameters` describes."""
 
     any_timestep: ClassVar[bool] = True
-    #: v4.0 - v4.1: when block 1 finds motion beyond this many pixels in both directions, block 0
-    #: has lost its way, and both run again with all scales doubled.
-    lost_at: ClassVar[float] = 32
+    # v4.0 - v4.1: where block 1 adds more than this, block 0 has missed the motion.
+    doubling_threshold: float = 32
 
     def __init__(self, parameters: Parameters):
         super().__init__()
@@ -163,13 +208,13 @@ class IFNet_v4(Network):
         names = [name for name, row in VERSIONS.items() if row == p]
         self.version = f"RIFE {names[0]}" if names else "RIFE v4 (of no published version)"
         self.scales = p.scales
-        options = {"ensemble": not p.hands_over, "refine": p.refine}
-        self.options = frozenset(name for name, has in options.items() if has)
+        options = {"ensemble": not p.block_features, "refine": p.refine}
+        self.options = frozenset(name for name, exists in options.items() if exists)
 
         features = p.head.features if p.head else 0
         first = {"image0": 3, "image1": 3, "features0": features, "features1": features, "time": 1}
-        self.inputs = first | {"mask": 1, "handed": p.hands_over, "flow": 4}
-        self.mask_adds = p.head is None
+        self.inputs = first | {"mask": 1, "block_features": p.block_features, "flow": 4}
+        self.adds_masks = p.head is None
         in_planes = sum(self.inputs.values())
         self.bytes_per_pixel = 240 + 7 * in_planes
         self.refine_bytes_per_pixel = 360 if p.refine else 0
@@ -192,24 +237,25 @@ class IFNet_v4(Network):
         return [self.get_submodule(f"block{i}") for i in range(len(self.scales))]
 
     @property
-    def doubles_scales(self) -> bool:
+    def can_double_scales(self) -> bool:
         return self.parameters_row.body == "prelu"
 
     def side_multiple(self, scale: float = 1.0) -> int:
-        return super().side_multiple(scale) * (2 if self.doubles_scales else 1)
+        return super().side_multiple(scale) * (2 if self.can_double_scales else 1)
 
-    def prepare(self, image: Tensor, *, refine: bool = False) -> Prepared:
+    def prepare(self, image: Tensor, *, refine: bool = False) -> PreparedFrames:
         image = image.float()
-        seen = image
-        if self.parameters_row.head:
-            seen = torch.cat((image, self.encode(image.to(self.dtype)).float()), 1)
+        image_and_features = image
+        if self.encode is not None:
+            features = self.encode(image.to(self.dtype)).float()
+            image_and_features = torch.cat((image, features), 1)
         pyramid = self.contextnet.pyramid(image.to(self.dtype)) if refine else ()
-        return Prepared(seen, pyramid)
+        return PreparedFrames(image_and_features, pyramid)
 
     def motion(
         self,
-        frame0: Prepared,
-        frame1: Prepared,
+        frame0: PreparedFrames,
+        frame1: PreparedFrames,
         timestep: float | Tensor = 0.5,
         *,
         scale: float = 1.0,
@@ -217,60 +263,63 @@ class IFNet_v4(Network):
         refine: bool = False,
     ) -> Motion:
         scales = [s / scale for s in self.scales]
-        blocks = self.blocks
-        plane = torch.ones_like(frame0.image[:, :1]) * timestep
-        seen0, seen1 = frame0.seen, frame1.seen
-
-        def look(flow: Tensor) -> tuple[Tensor, Tensor]:
-            return warp(seen0, flow[:, :2]), warp(seen1, flow[:, 2:])
-
-        def step(i, view, flow, mask, handed, backwards=False):
-            a, b, t = (*view, plane)
-            if backwards:
-                a, b, t = b, a, 1 - t
-                mask = None if mask is None else -mask
-                flow = None if flow is None else swap_directions(flow)
-            parts = [a[:, :3], b[:, :3], a[:, 3:], b[:, 3:], t]
-            if flow is not None:
-                parts += [mask, handed]
-            return blocks[i](torch.cat(parts, 1), flow, scales[i])
-
-        flow = mask = handed = None
-        view = (seen0, seen1)
-        for i in range(len(blocks)):
-            change, new_mask, new_handed = step(i, view, flow, mask, handed)
-            if i == 1 and self.doubles_scales:
-                lost = self.lost(change)
-                if lost.any() and not lost.all():
+        time = torch.ones_like(frame0.image[:, :1]) * timestep
+        frames = frame0.image_and_features, frame1.image_and_features
+        estimate = start = _Estimate(warped=frames)
+        for i in range(len(scales)):
+            output = self._run_block(i, scales[i], estimate, time)
+            if i == 1 and self.can_double_scales:
+                doubles = self.needs_doubled_scales(output.flow)
+                if doubles.any() and not doubles.all():  # each pair decides for itself
                     options = {"scale": scale, "ensemble": ensemble, "refine": refine}
-                    return one_by_one(self.motion, (frame0, frame1), plane, **options)
-                if lost.all():
+                    pair = frame0, frame1
+                    return estimate_pairs_separately(self.motion, pair, time, **options)
+                if doubles.all():
                     scales = [2 * s for s in scales]
-                    flow, mask, handed = step(0, (seen0, seen1), None, None, None)
-                    view = look(flow)
-                    change, new_mask, new_handed = step(1, view, flow, mask, handed)
+                    # Upstream runs this block in one order only, even in an ensemble.
+                    first = self._run_block(0, scales[0], start, time)
+                    estimate = self._add_output(start, first, frames)
+                    output = self._run_block(1, scales[1], estimate, time)
             if ensemble:
-                back, back_mask, _ = step(i, view, flow, mask, handed, backwards=True)
-                change = (change + swap_directions(back)) / 2
-                new_mask = (new_mask - back_mask) / 2
-            mask = mask + new_mask if self.mask_adds and mask is not None else new_mask
-            flow = change if flow is None else flow + change
-            handed = new_handed
-            if refine or i + 1 < len(blocks):
-                view = look(flow)
+                output = output.averaged_with(
+                    self._run_block(i, scales[i], estimate.reversed(), 1 - time)
+                )
+            is_warped = refine or i + 1 < len(scales)
+            estimate = self._add_output(estimate, output, frames if is_warped else None)
+        residual = self._residual(frame0, frame1, estimate) if refine else None
+        return Motion(estimate.flow, torch.sigmoid(estimate.mask), residual)
 
-        residual = None
-        if refine:
-            c0 = self.contextnet.warp_pyramid(frame0.pyramid, flow[:, :2])
-            c1 = self.contextnet.warp_pyramid(frame1.pyramid, flow[:, 2:])
-            warped = (v[:, :3] for v in view)
-            refined = self.unet(frame0.image, frame1.image, *warped, mask, flow, c0, c1)
-            residual = at_least_float32(refined) * 2 - 1
-        return Motion(flow, torch.sigmoid(mask), residual)
+    def _run_block(self, i: int, scale: float, estimate: _Estimate, time: Tensor) -> _BlockOutput:
+        first, second = estimate.warped
+        parts = [first[:, :3], second[:, :3], first[:, 3:], second[:, 3:], time]
+        if estimate.flow is not None:
+            parts += [estimate.mask, estimate.features]
+        return _BlockOutput(*self.blocks[i](torch.cat(parts, 1), estimate.flow, scale))
 
-    def lost(self, change: Tensor) -> Tensor:
-        """(B,), true where both directions of block 1's flow exceed `lost_at` somewhere."""
-        return (change.abs().amax((2, 3)).unflatten(1, (2, 2)).amax(2) > self.lost_at).all(1)
+    def _add_output(
+        self, estimate: _Estimate, output: _BlockOutput, frames: tuple[Tensor, Tensor] | None
+    ) -> _Estimate:
+        """frames: to be warped by the new flow, unless None."""
+        flow, mask = output.flow, output.mask
+        if estimate.flow is not None:
+            flow = estimate.flow + flow
+            mask = estimate.mask + mask if self.adds_masks else mask
+        warped = estimate.warped
+        if frames:
+            warped = warp(frames[0], flow[:, :2]), warp(frames[1], flow[:, 2:])
+        return _Estimate(warped, flow, mask, output.features)
+
+    def _residual(
+        self, frame0: PreparedFrames, frame1: PreparedFrames, estimate: _Estimate
+    ) -> Tensor:
+        flow = estimate.flow
+        context0 = self.contextnet.warp_pyramid(frame0.pyramid, flow[:, :2])
+        context1 = self.contextnet.warp_pyramid(frame1.pyramid, flow[:, 2:])
+        warped = (x[:, :3] for x in estimate.warped)
+        refined = self.unet(
+            frame0.image, frame1.image, *warped, estimate.mask, flow, context0, context1
+        )
+        return at_least_float32(refined) * 2 - 1
 
 
 def _build_head(head: Head) -> nn.Sequential:
@@ -292,10 +341,10 @@ def _build_head(head: Head) -> nn.Sequential:
 
 
 def read_parameters(state: Mapping[str, Tensor]) -> Parameters | None:
-    """The row of parameters that `state` was made with, or None if it is not of a v4 network.
+    """Returns the row of parameters that a state dict fits, or None if it is of no v4 network.
 
-    Scales leave no trace in the tensors: a published row gives its own, any other the usual ones
-    for its number of blocks.
+    Scales leave no trace in the tensors: a published row brings its own, any other gets the usual
+    ones for its number of blocks.
     """
     channels = tuple(
         state[key].shape[0]
@@ -313,7 +362,7 @@ def read_parameters(state: Mapping[str, Tensor]) -> Parameters | None:
         groups = max(1, channels[0] // state["block0.convblock.0.conv.weight"].shape[1])
     elif "block0.convblock.0.1.weight" in state:
         body = "prelu"
-    found = Parameters(
+    parameters = Parameters(
         channels=channels,
         scales=usual_scales[len(channels)],
         body=body,
@@ -323,12 +372,12 @@ def read_parameters(state: Mapping[str, Tensor]) -> Parameters | None:
         head=_read_head(state),
         refine="unet.conv.weight" in state,
     )
-    rows = (row for row in VERSIONS.values() if replace(found, scales=row.scales) == row)
-    return next(rows, found)
+    published = (row for row in VERSIONS.values() if replace(parameters, scales=row.scales) == row)
+    return next(published, parameters)
 
 
 def _read_head(state: Mapping[str, Tensor]) -> Head | None:
-    forms = {
+    forms = {  # key of the last layer -> key of the first, layers, whether they are named
         "encode.cnn3.weight": ("encode.cnn0.weight", 4, True),
         "encode.6.weight": ("encode.0.weight", 4, False),
         "encode.1.weight": ("encode.0.weight", 2, False),

@@ -27,7 +27,7 @@ def deconv(in_planes: int, out_planes: int) -> nn.Sequential:
 
 
 class Conv2(nn.Module):
-    """Two convolutions, the first with a stride."""
+    """Two 3x3 convolutions, of which the first has the stride."""
 
     def __init__(self, in_planes: int, out_planes: int, stride: int = 2):
         super().__init__()
@@ -41,7 +41,8 @@ class Conv2(nn.Module):
 class Contextnet(nn.Module):
     """A pyramid of features of one frame, each level warped by the flow.
 
-    first_stride: 2, or 1 for IFNet_2R, whose pyramid starts at full resolution.
+    Args:
+        first_stride: 2, or 1 for IFNet_2R, whose pyramid starts at full resolution.
     """
 
     def __init__(self, first_stride: int = 2):
@@ -53,14 +54,14 @@ class Contextnet(nn.Module):
         self.conv4 = Conv2(4 * WIDTH, 8 * WIDTH)
 
     def pyramid(self, image: Tensor) -> tuple[Tensor, ...]:
-        """image (B, 3, H, W) -> four levels, each half the size of the one before."""
+        """Returns the features of an image, (B, 3, H, W), in four levels, each half as large."""
         level1 = self.conv1(image)
         level2 = self.conv2(level1)
         level3 = self.conv3(level2)
         return level1, level2, level3, self.conv4(level3)
 
     def warp_pyramid(self, pyramid: tuple[Tensor, ...], flow: Tensor) -> list[Tensor]:
-        """Warp the levels of `pyramid` by `flow`, (B, 2, H, W) in pixels of the full frame."""
+        """Warps the levels of `pyramid` by `flow`, (B, 2, H, W) in pixels of the full frame."""
         warped = []
         for level in pyramid:
             if level.shape[-1] != flow.shape[-1]:
@@ -69,19 +70,27 @@ class Contextnet(nn.Module):
         return warped
 
     def forward(self, x: Tensor, flow: Tensor) -> list[Tensor]:
-        """x: (B, 3, H, W); flow: (B, 2, H, W) -> four warped levels."""
+        """Returns the four warped levels of `x`, (B, 3, H, W); flow as in `warp_pyramid`."""
         return self.warp_pyramid(self.pyramid(x), flow)
 
 
 class Unet(nn.Module):
-    """Both frames, both warped frames, mask, flow and both contexts -> a residual in [0, 1].
+    """Estimates a residual from both frames, as they are and warped, mask, flow and contexts.
 
-    first_stride: 2, or 1 for IFNet_2R, which halves the size in the last convolution instead.
+    Args:
+        first_stride: 2, or 1 for IFNet_2R, which halves the size in the last convolution instead.
     """
 
-    #: Of the first convolution; names as in Network.inputs.
-    inputs: ClassVar = {"still0": 3, "still1": 3, "image0": 3, "image1": 3, "mask": 1, "flow": 4}
-    #: How the parts of a layer's input become what it takes.
+    #: The channels of the first convolution's input, named as in Network.inputs.
+    inputs: ClassVar = {
+        "unwarped0": 3,
+        "unwarped1": 3,
+        "image0": 3,
+        "image1": 3,
+        "mask": 1,
+        "flow": 4,
+    }
+    #: Makes one input for a layer from its parts. An engine, whose layers take parts, replaces it.
     join: Callable[[Sequence[Tensor]], Any] = staticmethod(partial(torch.cat, dim=1))
 
     def __init__(self, first_stride: int = 2):
@@ -107,13 +116,26 @@ class Unet(nn.Module):
         c0: list[Tensor],
         c1: list[Tensor],
     ) -> Tensor:
-        """Images (B, 3, H, W), mask (B, 1, H, W) before its sigmoid, flow (B, 4, H, W) in pixels,
-        c0 and c1 from Contextnet -> (B, 3, H, W) in [0, 1], where 0.5 changes nothing."""
+        """Estimates the residual.
+
+        Args:
+            img0: The first frame, (B, 3, H, W).
+            img1: The second frame.
+            warped_img0: The first frame, warped.
+            warped_img1: The second frame, warped.
+            mask: (B, 1, H, W), before its sigmoid.
+            flow: (B, 4, H, W), in pixels.
+            c0: The context of the first frame, from Contextnet.
+            c1: The context of the second frame.
+
+        Returns:
+            (B, 3, H, W) in [0, 1], where 0.5 means no change.
+        """
         x = torch.cat((img0, img1, warped_img0, warped_img1, mask, flow), 1)
         return self.body(self.down0.conv1(x.to(self.conv.weight.dtype)), c0, c1)
 
     def body(self, x: Tensor, c0: list[Tensor], c1: list[Tensor]) -> Tensor:
-        """All but the first convolution."""
+        """Runs everything after the first convolution."""
         join = self.join
         s0 = self.down0.conv2(x)
         s1 = self.down1(join((s0, c0[0], c1[0])))

@@ -56,7 +56,7 @@ class CpuKernels:
         getattr(self.loaded[kernel], _symbol(kernel))(*sizes, pointers)
 
     @contextmanager
-    def compile_first(self) -> Iterator[None]:
+    def precompile(self) -> Iterator[None]:
         """All kernels of a call in one file, as most time goes into starting the compiler."""
         self._noted = []
         try:

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...networks.base import Prepared
+from ...networks.base import PreparedFrames
 from ...networks.warp import at_least_float32
-from ..engine import Run, halves
-from .interface import BlockInputLayout, BlockOutput, Kernels, load
+from ..engine import Estimation, halves
+from .interface import BlockInputLayout, BlockOutput, Kernels, load_kernels
 
 
 @dataclass(frozen=True)
@@ -27,19 +27,21 @@ class Found(BlockOutput):
         return F.pixel_shuffle(planes, self.cell) * self.factor
 
 
-class FusedRun(Run):
-    """As Run, of two frames that are picked from one and the same `Prepared` by their index.
+class KernelEstimation(Estimation):
+    """As Estimation, of two frames of one and the same `PreparedFrames`, each by its index.
 
-    `fused_run` makes the class for kernels of one kind."""
+    `kernel_estimation` makes the class for kernels of one kind."""
 
-    is_fused: ClassVar[bool] = True
+    uses_kernels: ClassVar[bool] = True
     kernels: ClassVar[Kernels]
 
-    def __init__(self, frames: tuple[Prepared, Prepared], times: Tensor, mask_adds: bool):
-        self.frames, self.times, self.mask_adds = frames, times, mask_adds
+    def __init__(
+        self, frames: tuple[PreparedFrames, PreparedFrames], times: Tensor, adds_masks: bool
+    ):
+        self.frames, self.times, self.adds_masks = frames, times, adds_masks
         self._found: list[Found] = []
 
-    def found(self, planes: Tensor, cell: int, factor: int, both: bool) -> Found:
+    def read_output(self, planes: Tensor, cell: int, factor: int, both: bool) -> Found:
         raw = there = planes.contiguous(memory_format=torch.channels_last)
         if both:
             there, mean = halves(at_least_float32(planes).unflatten(1, (-1, cell**2)))
@@ -47,7 +49,7 @@ class FusedRun(Run):
             there = there.flatten(1, 2)
         return Found(raw, cell, factor, there)
 
-    def add(self, found: Found) -> None:
+    def add_output(self, found: Found) -> None:
         self._found = [*self._found, found]
 
     @property
@@ -61,52 +63,59 @@ class FusedRun(Run):
 
     @cached_property
     def _whole(self) -> Tensor:
-        return self.kernels.full_size_motion(self._found, self._size, adds=self.mask_adds)
+        return self.kernels.full_size_motion(self._found, self._size, adds=self.adds_masks)
 
     @property
     def _size(self) -> tuple[int, int]:
-        return self.frames[0].seen.shape[2:]
+        return self.frames[0].image_and_features.shape[2:]
 
     @property
     def _indices(self) -> tuple[Tensor, Tensor]:
         return self.frames[0].index, self.frames[1].index
 
-    def enter(self, entry, scale: int, both: bool = False) -> list[Tensor]:
+    def run_first_convolution(self, entry, scale: int, both: bool = False) -> list[Tensor]:
         sizes = {part.rstrip("01"): size for x in entry.tensors for part, size in x.items()}
         times = self.times.flatten()
         layout = BlockInputLayout(
             scale=scale,
             warped="seen" in sizes,
-            still="still" in sizes,
+            still="unwarped" in sizes,
             time=sizes.get("time", 0),
             handed=sizes.get("given", 0),
             flow=sizes.get("flow", 0),
             size=entry.channels,
         )
         x = self.kernels.gather_block_input(
-            self.frames[0].seen, self._indices, times, self._found, layout, adds=self.mask_adds
+            self.frames[0].image_and_features,
+            self._indices,
+            times,
+            self._found,
+            layout,
+            adds=self.adds_masks,
         )
         made = [entry.layers[0](x)]
         if both:
             if layout.time:
-                column = 2 * self.frames[0].seen.shape[1] * (layout.warped + layout.still)
+                column = (
+                    2 * self.frames[0].image_and_features.shape[1] * (layout.warped + layout.still)
+                )
                 x[:, column] = (1 - times)[:, None, None]
             made.append(entry.layers[1](x))
         return made
 
-    def motion(self, residual: Tensor | None) -> "FusedMotion":
+    def finish(self, residual: Tensor | None) -> "FusedMotion":
         return FusedMotion(self, residual)
 
     def show(self, images: Tensor, residual: Tensor | None) -> Tensor:
         return self.kernels.render_frames(
-            images, self._indices, self._found, self._size, adds=self.mask_adds, residual=residual
+            images, self._indices, self._found, self._size, adds=self.adds_masks, residual=residual
         )
 
 
 class FusedMotion:
     """As network.Motion, but that it renders from images as they came."""
 
-    def __init__(self, run: FusedRun, residual: Tensor | None):
+    def __init__(self, run: KernelEstimation, residual: Tensor | None):
         self._run, self.residual = run, residual
 
     @property
@@ -124,25 +133,27 @@ class FusedMotion:
             return checksum
         return checksum + self.residual.sum((1, 2, 3), dtype=torch.float32)
 
-    def frames(self, images: Tensor) -> Tensor:
+    def render_frames(self, images: Tensor) -> Tensor:
         """The frames in between, (B, h, w, C), from images (N, h, w, C), both of one dtype: bytes,
         or floats in [0, 1]."""
         return self._run.show(images, self.residual)
 
 
 @cache
-def fused_run(name: str) -> type[FusedRun]:
-    """Runs by these kernels, named as in kernels.ORDER.
+def kernel_estimation(name: str) -> type[KernelEstimation]:
+    """Runs by these kernels, named as in interface.NAMES.
 
     Raises:
         ImportError: They can't be had here.
     """
-    module = load(name)
+    module = load_kernels(name)
 
-    class NamedRun(FusedRun):
+    class NamedRun(KernelEstimation):
         kernels = module
-        activate = staticmethod(module.finish_convolution)
-        pack = staticmethod(module.pack_block_output) if module.pack_block_output else None
+        finish_convolution = staticmethod(module.finish_convolution)
+        pack_block_output = (
+            staticmethod(module.pack_block_output) if module.pack_block_output else None
+        )
         prepare_frame = staticmethod(module.prepare_frame) if module.prepare_frame else None
 
     return NamedRun

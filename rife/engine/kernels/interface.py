@@ -13,9 +13,9 @@ from typing import Protocol
 from torch import Tensor
 
 #: The first of them that can be had and makes the right frames is the one that runs.
-ORDER = ("triton", "nvrtc")
-#: An environment variable: the only one of `ORDER` to be tried, or "none".
-CHOICE = "RIFE_KERNELS"
+NAMES = ("triton", "nvrtc")
+#: An environment variable: the only one of `NAMES` to be tried, or "none".
+VARIABLE = "RIFE_KERNELS"
 
 
 @dataclass(frozen=True)
@@ -117,23 +117,23 @@ class Kernels(Protocol):
     #: blocks' outputs stay as convolutions leave them.
     pack_block_output: Callable[[Tensor, Tensor, int], Tensor] | None
 
-    def compile_first(self) -> AbstractContextManager:
+    def precompile(self) -> AbstractContextManager:
         """Within it, what the functions return may be arbitrary. After it, all kernels that were
         called are compiled, several at a time where that can be done."""
 
 
-def names() -> tuple[str, ...]:
+def names_to_try() -> tuple[str, ...]:
     """The kernels to try, the best first."""
-    choice = os.environ.get(CHOICE)
+    choice = os.environ.get(VARIABLE)
     if not choice:
-        return ORDER
-    if choice not in (*ORDER, "none"):
-        raise ValueError(f"{CHOICE} is {choice!r}, not one of {', '.join(ORDER)} or none")
+        return NAMES
+    if choice not in (*NAMES, "none"):
+        raise ValueError(f"{VARIABLE} is {choice!r}, not one of {', '.join(NAMES)} or none")
     return () if choice == "none" else (choice,)
 
 
-def load(name: str) -> Kernels:
-    """Imports one of `ORDER`.
+def load_kernels(name: str) -> Kernels:
+    """Imports one of `NAMES`.
 
     Raises:
         ImportError: It can't be had here.

@@ -127,7 +127,7 @@ class Nvrtc:
 
 
 @cache
-def nvrtc() -> Nvrtc:
+def compiler() -> Nvrtc:
     """The one of torch's CUDA.
 
     Raises:
@@ -325,7 +325,7 @@ class Kernels:
             self._noted.reset(token)
 
     @contextmanager
-    def compile_first(self) -> Iterator[None]:
+    def precompile(self) -> Iterator[None]:
         """Compiles all kernels that are noted within it, several at a time."""
         with self.note() as noted:
             yield
@@ -339,4 +339,4 @@ class Kernels:
         kernel, device = key
         major, minor = torch.cuda.get_device_capability(device)
         architecture = f"sm_{major}{minor}"
-        return compile_or_read(nvrtc(), self.source, kernel, architecture, cache_folder())
+        return compile_or_read(compiler(), self.source, kernel, architecture, cache_folder())

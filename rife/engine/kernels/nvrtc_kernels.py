@@ -25,7 +25,7 @@ _TYPES = {
 }
 
 _kernels = Kernels(Path(__file__).with_name("kernels.cu").read_text(encoding="utf-8"))
-compile_first, note = _kernels.compile_first, _kernels.note
+precompile, note = _kernels.precompile, _kernels.note
 
 
 def prepare_frame(

@@ -377,4 +377,4 @@ def finish_convolution(
 
 prepare_frame = pack_block_output = None
 #: Triton compiles a kernel when it is first launched, one at a time.
-compile_first = nullcontext
+precompile = nullcontext
