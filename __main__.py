@@ -8,9 +8,10 @@ import sys
 if __name__ == "__main__":
     # Ctrl-C ends quietly while torch is imported, which takes seconds; main has better then.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    import doctor_host
     from rife.cli import main
     from rife.interrupts import ignore
 
-    status = main()
+    status = main(host=doctor_host)
     ignore()
     sys.exit(status)

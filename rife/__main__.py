@@ -5,6 +5,11 @@ import sys
 from .cli import main
 from .interrupts import ignore
 
-status = main()
+try:
+    import doctor_host  # beside this package where another program has it
+except ImportError:
+    doctor_host = None
+
+status = main(host=doctor_host)
 ignore()
 sys.exit(status)

@@ -1,16 +1,13 @@
-"""The command line: a thin coat over the library. `python -m rife --help`."""
+"""The command line, a thin layer over the library: `python -m rife --help`."""
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING
 
-import torch
-
+from .cli_parser import DTYPES, create_parser
 from .console import print_error, printable, progress_bar, steady_console
 from .devices import best_device, usable_dtype
 from .fileio import FileError, refuse_same_file
@@ -19,52 +16,51 @@ from .interpolate import Summary
 from .interpolate_file import interpolate_file
 from .interrupts import raised_once
 from .media import Encoding
-from .models.checkpoint import (
-    EXTENSIONS,
-    NETWORKS,
-    OPTION_EFFECTS,
-    convert,
-    describe,
-    load_model,
-)
+from .models.checkpoint import EXTENSIONS, convert, describe, load_model
 from .models.download import fetch
 from .models.zoo import DEFAULT, ZOO, on_disk
-from .options import CUTS, Options
-from .timeline import LENGTHS, Timeline, parse_frame_rate, parse_multiplier, parse_number
+from .options import Options
+from .timeline import Timeline
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+if TYPE_CHECKING:
+    from .doctor import Host
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command.
+def main(arguments: Sequence[str] | None = None, host: "Host | None" = None) -> int:
+    """Runs a command.
+
+    Args:
+        arguments: The command and its arguments; None for those of the process.
+        host: The program that this library is installed in, for the doctor's report.
 
     Returns:
-        The exit status: 0 done, 1 could not, 2 misused, 3 done with --strict, though something in
-        the input was damaged or missing; interrupted, 128 and the signal's number: 130 after
-        Ctrl-C, 143 after a kill, 129 where the terminal was closed.
+        The exit status: 0 for success, 1 for failure, 2 for wrong arguments; with --strict, 3 if
+        the output was written but something in the input was damaged or missing. After a signal,
+        128 plus its number: 130 for Ctrl-C, 143 for a kill, 129 for a closed terminal.
     """
     with steady_console(), raised_once() as check:
-        output = before = None
+        output = stamp = None
         try:
-            args = _parser().parse_args(arguments, argparse.Namespace(cancel=check))
+            namespace = argparse.Namespace(cancel=check, host=host)
+            args = create_parser().parse_args(arguments, namespace)
             output = getattr(args, "output", None)
-            before = _state(output)
-            return args.run(args) or 0
-        except KeyboardInterrupt as stop:
-            print_error("interrupted" + _what_became_of(output, before))
-            return getattr(stop, "status", 130)
+            stamp = _file_stamp(output)
+            return _COMMANDS[args.command](args)
+        except KeyboardInterrupt as interrupt:
+            print_error("interrupted" + _describe_output(output, stamp))
+            return getattr(interrupt, "status", 130)
         except (NotEnoughMemory, OSError, ValueError) as error:
             print_error(f"error: {error}")
             return 1
-        except (MemoryError, RuntimeError) as error:  # for the model itself, or one large frame
+        except (MemoryError, RuntimeError) as error:  # by the model itself, or one large frame
             if not is_out_of_memory(error):
                 raise
             print_error(f"error: out of memory. Try --device cpu ({first_line(error)})")
             return 1
 
 
-def _state(path: Path | None) -> tuple[int, ...] | None:
-    """Differs if what is at `path` was replaced."""
+def _file_stamp(path: Path | None) -> tuple[int, ...] | None:
+    """A value that changes when the file is replaced; None without a file."""
     try:
         status = os.stat(path) if path else None
     except (OSError, ValueError):
@@ -72,22 +68,21 @@ def _state(path: Path | None) -> tuple[int, ...] | None:
     return status and (status.st_ino, status.st_mtime_ns, status.st_size)
 
 
-def _what_became_of(output: Path | None, before: tuple[int, ...] | None) -> str:
+def _describe_output(output: Path | None, stamp_before: tuple[int, ...] | None) -> str:
     if output is None:
         return ""
-    if _state(output) != before:
+    if _file_stamp(output) != stamp_before:
         return f", but {output} is whole already"
-    return f"; {output} {'is as it was' if before else 'was not written'}"
+    return f"; {output} {'is as it was' if stamp_before else 'was not written'}"
 
 
-def run_interpolate(args: argparse.Namespace) -> int:
-    """IN to OUT, a frame at a time."""
+def _run_interpolate(args: argparse.Namespace) -> int:
     _check_input(args.input)
-    refuse_same_file(args.input, args.output)  # known at once, a model takes seconds
+    refuse_same_file(args.input, args.output)  # before the model is loaded, which takes seconds
     device, dtype = args.device or best_device(), DTYPES.get(args.dtype)
     if dtype:
         dtype = usable_dtype(dtype, device)
-    model = load_model(_chosen_model(args.model), device, dtype)
+    model = load_model(_choose_model(args.model), device, dtype)
     options = Options(
         args.scale, args.ensemble, args.refine, args.tta,
         args.cuts, args.cut_sensitivity, args.duplicates,
@@ -104,7 +99,7 @@ def run_interpolate(args: argparse.Namespace) -> int:
             interlaced=args.interlaced,
             overwrite=args.overwrite, progress=report, cancel=args.cancel, summary=summary,
         )  # fmt: skip
-    _print(f"{args.output}")
+    _print_lines(f"{args.output}")
     return 3 if args.strict and summary.damage else 0
 
 
@@ -115,49 +110,57 @@ def _check_input(path: Path) -> None:
         raise FileError(f"{path} is no file or folder but a pipe or a device; save it as a file")
 
 
-def run_info(args: argparse.Namespace) -> int:
-    """What a model file is."""
-    return _print(*(f"{name:14}{x}" for name, x in describe(find_model(args.file)).items()))
+def _run_info(args: argparse.Namespace) -> int:
+    properties = describe(_find_model(args.file))
+    return _print_lines(*(f"{name:14}{text}" for name, text in properties.items()))
 
 
-def run_models(_: argparse.Namespace) -> int:
-    """The table of published models."""
+def _run_models(_: argparse.Namespace) -> int:
     rows = [("NAME", "VERSION", "SIZE", "ON DISK", "GOOD FOR")]
     for entry in ZOO.values():
         size = f"{entry.size / 1e6:.1f} MB" if entry.size else ""
-        here = "yes" if on_disk(entry, [_models_folder()]) else ""
-        rows.append((entry.name, entry.version, size, here, entry.good_for))
+        is_on_disk = "yes" if on_disk(entry, [_models_folder()]) else ""
+        rows.append((entry.name, entry.version, size, is_on_disk, entry.good_for))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return _print(*("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows))
+    return _print_lines(*("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows))
 
 
-def run_get(args: argparse.Namespace) -> None:
-    """One of them, downloaded."""
+def _run_get(args: argparse.Namespace) -> int:
     if args.name not in ZOO:
         raise FileError(f'There is no "{args.name}" among: python -m rife models')
     with progress_bar(args.name, unit="B", unit_scale=True) as report:
         path = fetch(ZOO[args.name], args.to or _models_folder(), report, args.cancel)
-    _print(f"{path}")
+    _print_lines(f"{path}")
+    return 0
 
 
-def run_convert(args: argparse.Namespace) -> None:
-    """IN as a .safetensors file."""
+def _run_convert(args: argparse.Namespace) -> int:
     convert(
-        find_model(args.input), args.output,
+        _find_model(args.input), args.output,
         half=args.half, network=args.network, overwrite=args.overwrite,
     )  # fmt: skip
-    _print(f"{args.output}")
+    _print_lines(f"{args.output}")
+    return 0
 
 
-def run_doctor(_: argparse.Namespace) -> int:
-    """A report for an issue; 1 if something is wrong."""
-    from .doctor import examine
+def _run_doctor(args: argparse.Namespace) -> int:
+    from .doctor import examine  # here, so that other commands work where its imports fail
 
-    return 0 if examine([_models_folder()]) else 1
+    return 0 if examine([_models_folder()], args.host) else 1
 
 
-def _print(*lines: str) -> int:
-    """Print `lines`; returns 1 if they could not be had, though somebody wanted them."""
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "interpolate": _run_interpolate,
+    "info": _run_info,
+    "models": _run_models,
+    "get": _run_get,
+    "convert": _run_convert,
+    "doctor": _run_doctor,
+}
+
+
+def _print_lines(*lines: str) -> int:
+    """Prints the lines; returns 1 if that failed, unless the reader has only stopped reading."""
     print(*map(printable, lines), sep="\n", flush=True)
     failure = sys.stdout.failure
     if not failure or isinstance(failure, BrokenPipeError):
@@ -166,11 +169,8 @@ def _print(*lines: str) -> int:
     return 1
 
 
-def find_model(name: str | os.PathLike) -> Path:
-    """The model file of that path, or of that name in the folder of models.
-
-    Raises FileError if there is neither.
-    """
+def _find_model(name: str | os.PathLike) -> Path:
+    """Returns the model file at that path, or of that name in the folder of models."""
     name = os.fspath(name)
     for path in (Path(name), _models_folder() / name):
         if os.path.exists(path):
@@ -179,252 +179,21 @@ def find_model(name: str | os.PathLike) -> Path:
     raise FileError(f"{name} is neither here nor in the folder {_models_folder()}; {advice}")
 
 
-def _chosen_model(name: Path | None) -> Path:
+def _choose_model(name: Path | None) -> Path:
+    """Returns the model of that name, else RIFE_MODEL's, else the only one in the folder."""
     name = name or os.environ.get("RIFE_MODEL")
     if name:
-        return find_model(name)
+        return _find_model(name)
     folder = _models_folder()
-    here = sorted(p for p in folder.glob("*") if p.suffix.lower() in EXTENSIONS)
-    if len(here) == 1:
-        return here[0]
-    found = f"holds {len(here)} of them" if here else "holds none"
+    models = sorted(path for path in folder.glob("*") if path.suffix.lower() in EXTENSIONS)
+    if len(models) == 1:
+        return models[0]
+    content = f"holds {len(models)} of them" if models else "holds none"
     raise FileError(
-        f"Which model? Name it with --model or RIFE_MODEL (the folder {folder} {found}). A good "
+        f"Which model? Name it with --model or RIFE_MODEL (the folder {folder} {content}). A good "
         f"one to get: python -m rife models get {DEFAULT}"
     )
 
 
 def _models_folder() -> Path:
     return Path(os.environ.get("RIFE_MODELS") or "models")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m rife", description="Video frame interpolation with RIFE.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    p = commands.add_parser(
-        "interpolate",
-        help="put new frames between those of a clip",
-        description="Put new frames between those of a clip. Sound, rotation, colour tags and "
-        "metadata are kept; OUT appears only when it is whole.",
-    )
-    p.set_defaults(run=run_interpolate)
-    p.add_argument(
-        "input", type=_read_by(_path), metavar="IN",
-        help="a video, an animated GIF, WebP or PNG, or a folder of numbered images",
-    )  # fmt: skip
-    p.add_argument(
-        "output", type=_read_by(_path), metavar="OUT",
-        help="the same kinds, by suffix: .mp4 .mov .mkv .webm .gif .webp .apng; a name "
-        "without a suffix is a folder of numbered PNG images",
-    )  # fmt: skip
-    p.add_argument(
-        "-m", "--multiplier", type=_read_by(parse_multiplier), default=Fraction(2), metavar="N",
-        help="times as many frames a second: 2 (the default), 2.5, 5/2; or, for each pair of "
-        'frames, a schedule such as "0-20:2, 21:8, 22-:1"',
-    )  # fmt: skip
-    p.add_argument(
-        "--target-fps", type=_read_by(parse_frame_rate), metavar="R",
-        help="frames a second instead, evenly spaced: 60, 23.976, 60000/1001; fewer than IN has "
-        "are picked from it",
-    )  # fmt: skip
-    p.add_argument(
-        "--length", choices=LENGTHS, default="frames",
-        help="frames: end at the last frame, (n - 1) m + 1 of them (the default); duration: n m "
-        "frames, the last one held, so that picture and sound end together",
-    )  # fmt: skip
-    p.add_argument(
-        "--slow-motion", action="store_true",
-        help="show the frames at the rate of IN: as many times slower, without sound",
-    )  # fmt: skip
-    p.add_argument(
-        "--loop", action="store_true", help="make the frames from the last to the first, too"
-    )
-    p.add_argument(
-        "--cuts", choices=CUTS, default="hold",
-        help="between two shots, hold each frame up to the middle (the default), blend them, or "
-        "ignore the cut and morph",
-    )  # fmt: skip
-    p.add_argument(
-        "--cut-sensitivity", type=float, default=0.5, metavar="S",
-        help="from 0, no cut is seen, to 1; default 0.5",
-    )  # fmt: skip
-    p.add_argument(
-        "--duplicates", action="store_true",
-        help="spread the motion evenly over frames that repeat, as in animation on twos",
-    )  # fmt: skip
-    p.add_argument(
-        "--interlaced", choices=("deinterlace", "keep"), default="deinterlace",
-        help="make interlaced video progressive (the default), or keep both fields in each frame",
-    )  # fmt: skip
-    p.add_argument(
-        "--start", type=_read_by(_seconds), default=Fraction(0), metavar="SECONDS",
-        help="where in a video to begin",
-    )  # fmt: skip
-    p.add_argument(
-        "--duration", type=_read_by(_seconds), metavar="SECONDS",
-        help="how much of it to take; good for trying settings",
-    )  # fmt: skip
-    p.add_argument(
-        "--model", type=_read_by(_path),
-        help="a RIFE checkpoint (.safetensors .pth .pkl .pt) of any version, or its name in the "
-        "folder of models (see the command models); default: RIFE_MODEL, or the only one there",
-    )  # fmt: skip
-    p.add_argument(
-        "--device",
-        type=_read_by(_device),
-        help="cpu, cuda, cuda:1, mps ...; default: the best there is",
-    )
-    p.add_argument("--dtype", choices=DTYPES, help="default: float16 on CUDA, float32 elsewhere")
-    p.add_argument(
-        "--scale", type=_read_by(_scale), metavar="S",
-        help=f"{OPTION_EFFECTS['scale']}; default auto, by the size",
-    )  # fmt: skip
-    p.add_argument(
-        "--ensemble", action="store_true", help=f"{OPTION_EFFECTS['ensemble']} (up to v4.20)"
-    )
-    p.add_argument(
-        "--refine", action="store_true", help=f"{OPTION_EFFECTS['refine']} (v4.0 and v4.1)"
-    )
-    p.add_argument("--tta", action="store_true", help=OPTION_EFFECTS["tta"])
-    p.add_argument(
-        "--fps", type=_read_by(parse_frame_rate), default=Fraction(24), metavar="R",
-        help="frame rate of a folder of images, such as 24 or 24000/1001; default 24",
-    )  # fmt: skip
-    p.add_argument(
-        "--crf", type=_read_by(_quality), default=18, metavar="Q",
-        help="video quality, from 0 (lossless) to 51 (tiny), or 63 of VP9 and AV1; default 18",
-    )  # fmt: skip
-    p.add_argument(
-        "--codec",
-        help="video encoder, such as libx264, libx265, libvpx-vp9, libsvtav1, prores_ks, ffv1; the "
-        "default is H.264 (VP9 in .webm), H.265 (AV1) for HDR, ProRes for transparency in .mov",
-    )
-    p.add_argument(
-        "--pixel-format",
-        help="such as yuv420p10le; the default is yuv420p, which all players take, more bits for "
-        "HDR, and what IN has in codecs for editing, such as ffv1",
-    )
-    p.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    p.add_argument(
-        "--strict", action="store_true",
-        help="end with status 3 if anything in IN was damaged or missing; OUT is written all the "
-        "same",
-    )  # fmt: skip
-
-    p = commands.add_parser("info", help="say what a model file is")
-    p.set_defaults(run=run_info)
-    p.add_argument(
-        "file", type=_read_by(_path), metavar="FILE",
-        help="its path, or its name in the folder of models",
-    )  # fmt: skip
-
-    p = commands.add_parser(
-        "models",
-        help="list the published models, or get one",
-        description="List the published models. The folder of models is ./models, or what "
-        "RIFE_MODELS names.",
-    )
-    p.set_defaults(run=run_models)
-    p = p.add_subparsers(metavar="get").add_parser("get", help="download a model")
-    p.set_defaults(run=run_get)
-    p.add_argument("name", metavar="NAME", help="as the list has it")
-    p.add_argument(
-        "--to",
-        type=_read_by(_path),
-        metavar="FOLDER",
-        help="default: the folder of models, see above",
-    )
-
-    p = commands.add_parser(
-        "convert",
-        help="make a .safetensors file of a model",
-        description="Make a .safetensors file of a model, with what new frames need and nothing "
-        "else, and a note of where it came from.",
-    )
-    p.set_defaults(run=run_convert)
-    p.add_argument(
-        "input", type=_read_by(_path), metavar="IN",
-        help="its path, or its name in the folder of models",
-    )  # fmt: skip
-    p.add_argument(
-        "output", type=_read_by(_path), metavar="OUT", help="a name that ends in .safetensors"
-    )
-    p.add_argument("--half", action="store_true", help="as float16, half as large")
-    p.add_argument(
-        "--network", choices=NETWORKS, metavar="NAME",
-        help="IFNet_2R, for its files, which look like IFNet's",
-    )  # fmt: skip
-    p.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-
-    p = commands.add_parser(
-        "doctor",
-        help="report versions, devices and models, and test each device for a second",
-        description="Print what an issue needs to say: versions, devices, the models found, and "
-        "whether a small self-test comes out right on each device. The exit status is 1 if "
-        "something is wrong.",
-    )
-    p.set_defaults(run=run_doctor)
-    return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    def parse_args(self, *arguments) -> argparse.Namespace:
-        args = super().parse_args(*arguments)
-        if [] in vars(args).values():  # what argparse makes of --fps=--
-            self.error("-- is no value")
-        return args
-
-    def error(self, message: str) -> NoReturn:
-        print_error(f"error: {message}; see {self.prog} --help")
-        self.exit(2)
-
-
-def _read_by(parse: Callable[[str], object]) -> Callable[[str], object]:
-    """What argparse asks for: a reader of text whose error is shown to the user."""
-
-    def read(text: str) -> object:
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    return read
-
-
-def _path(text: str) -> Path:
-    if not text or "\0" in text:
-        raise ValueError(f"{text!r} is no name of a file")
-    return Path(text)
-
-
-def _seconds(text: str) -> Fraction:
-    try:
-        seconds = parse_number(text)
-    except ValueError:
-        seconds = Fraction(-1)
-    if seconds < 0:
-        raise ValueError(f"{text!r} is no time in seconds; try 10 or 12.5")
-    return seconds
-
-
-def _quality(text: str) -> int:
-    if not re.fullmatch(r"\s*\d{1,2}\s*", text) or int(text) > 63:
-        raise ValueError(f"{text!r} is no quality; try 18, or another number from 0 to 51")
-    return int(text)
-
-
-def _scale(text: str) -> float | None:
-    try:
-        return None if text == "auto" else float(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is no scale; try auto, 0.5, 1 or 2") from None
-
-
-def _device(text: str) -> torch.device:
-    try:
-        one = torch.ones(1, device=text)
-        one.tolist()  # "meta" is a device that holds nothing
-    except Exception as error:  # of whatever kind a backend that isn't there raises
-        raise ValueError(f"{text!r} can't be used here: {first_line(error)}") from error
-    return one.device

@@ -1,7 +1,7 @@
-"""What an issue needs to say: versions, devices, models found, and whether frames come out right.
+"""Prints a report for issues: versions, devices, models, and a self-test of each device.
 
-Anything may be broken where this runs, so each line is made on its own, and what fails becomes the
-line's text.
+Anything may be broken where this runs, so each line of the report is computed by itself, and an
+exception becomes the line's text.
 """
 
 import copy
@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import Protocol
 
 import av
 import psutil
@@ -35,52 +36,79 @@ from .networks.base import Network
 from .networks.ifnet_v4 import VERSIONS, IFNet_v4
 from .networks.warp import resize
 
-#: What requirements.txt names besides torch and av, and what is used where it is there.
+#: The packages in requirements.txt besides torch and av, and those used only if installed.
 PACKAGES = ("numpy", "einops", "safetensors", "pillow", "tqdm", "filelock", "psutil")
-EXTRAS = ("huggingface_hub",)
+OPTIONAL_PACKAGES = ("huggingface_hub",)
 ENCODERS = ("libx264", "libopenh264", "libx265", "libvpx-vp9", "libsvtav1", "aac", "libopus")
-#: Named where they are set; their values may be private.
+#: Reported by name if they are set; their values may be private.
 VARIABLES = (
     *("RIFE_MODELS", "RIFE_MODEL", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HTTPS_PROXY"),
     *("CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF", "OMP_NUM_THREADS", "TRITON_INTERPRET"),
 )
-#: Of the self-test: enough frames for graphs to be recorded and replayed.
+#: The self-test's frames: enough of them for CUDA graphs to be captured and replayed.
 HEIGHT, WIDTH, NEW_FRAMES = 64, 128, 32
-GAIN = 5  # of the last layers, for motion of some pixels
-MOST_APART = 1e-3  # on average, in float32; with fewer bits cuda_backend.MOST_APART
+#: Multiplies the weights of the random network's last layers, for motion of several pixels.
+MOTION_GAIN = 5
+#: The largest mean difference from the network's own frames in float32; for other dtypes it is
+#: cuda_backend.MOST_APART.
+MAX_MEAN_DIFFERENCE = 1e-3
+
+
+class Host(Protocol):
+    """A program that this library is installed in, with folders of models of its own.
+
+    A module with these names is one, too.
+    """
+
+    #: The program's name.
+    NAME: str
+
+    def describe(self) -> str:
+        """Returns its version and where it is."""
+
+    def find_model_folders(self) -> list[Path]:
+        """Returns the folders where it keeps RIFE models; some may not exist."""
 
 
 class Problem(str):
-    """A line that says what is wrong."""
+    """The text of a line that reports something wrong."""
 
 
-#: The name of each line, and what makes its text.
+#: Each line's name, and the function that returns its text.
 Lines = list[tuple[str, Callable[[], str]]]
 
 
-def examine(folders: Iterable[Path]) -> bool:
-    """Print it all, of models those in `folders` and in ComfyUI's. False: something is wrong."""
+def examine(model_folders: Iterable[Path], host: Host | None = None) -> bool:
+    """Prints the report.
+
+    Args:
+        model_folders: Where to look for models.
+        host: The program that this library is installed in, if any; its folders are searched, too.
+
+    Returns:
+        Whether everything is well.
+    """
     sections: dict[str, Callable[[], Lines]] = {
-        "Versions": _versions,
-        "Machine": _machine,
-        "Devices": _devices,
-        "Models": partial(_models, folders),
+        "Versions": partial(_list_versions, host),
+        "Machine": _list_machine,
+        "Devices": _list_devices,
+        "Models": partial(_list_models, model_folders, host),
     }
     problems = 0
-    for title, find in sections.items():
+    for title, list_lines in sections.items():
         _print(title)
         try:
-            lines = find()
+            lines = list_lines()
         except Exception as error:
-            lines = [("", partial(_failure, error))]
-        for name, line in lines:
+            lines = [("", partial(_describe_error, error))]
+        for name, describe_line in lines:
             try:
-                text = line()
+                text = describe_line()
             except Exception as error:
-                text = _failure(error)
-            wrong = isinstance(text, Problem)
-            problems += wrong
-            text = ("PROBLEM: " if wrong else "") + text
+                text = _describe_error(error)
+            if isinstance(text, Problem):
+                problems += 1
+                text = f"PROBLEM: {text}"
             _print(f"  {name:11}  " + text.replace("\n", "\n" + " " * 15))
     _print(f"Problems: {problems}" if problems else "No problems found.")
     return not problems
@@ -96,20 +124,20 @@ def _print(text: str) -> None:
         print(line.encode(encoding, "replace").decode(encoding), flush=True)
 
 
-def _failure(error: Exception) -> str:
+def _describe_error(error: Exception) -> Problem:
     return Problem(f"{type(error).__name__}: {first_line(error)}")
 
 
-def _versions() -> Lines:
+def _list_versions(host: Host | None) -> Lines:
     return [
         ("rife", _own_version),
-        ("ComfyUI", _comfyui_version),
+        *([(host.NAME, host.describe)] if host else []),
         ("Python", lambda: f"{platform.python_version()}, {platform.machine()}"),
         ("torch", _torch_version),
         ("Triton", _triton_version),
         ("NVRTC", _nvrtc_version),
         ("PyAV", _av_version),
-        ("packages", lambda: ", ".join(map(_package_version, PACKAGES + EXTRAS))),
+        ("packages", lambda: ", ".join(map(_package_version, PACKAGES + OPTIONAL_PACKAGES))),
     ]
 
 
@@ -119,28 +147,13 @@ def _own_version() -> str:
     return f"{__version__}, in {Path(__file__).absolute().parent}"
 
 
-def _comfyui() -> Path | None:
-    """The folder of the ComfyUI whose custom_nodes has this."""
-    custom_nodes = Path(__file__).absolute().parents[2]
-    return custom_nodes.parent if custom_nodes.name == "custom_nodes" else None
-
-
-def _comfyui_version() -> str:
-    folder = _comfyui()
-    if folder is None:
-        return "none: not in a folder custom_nodes"
-    file = folder / "comfyui_version.py"
-    found = re.search(r'"(.+)"', file.read_text()) if file.is_file() else None
-    return f"{found[1] if found else 'of unknown version'}, in {folder}"
-
-
 def _torch_version() -> str:
-    built = {
+    libraries = {
         "CUDA": torch.version.cuda,
         "ROCm": torch.version.hip,
         "cuDNN": torch.backends.cudnn.version(),
     }
-    return ", ".join([torch.__version__, *(f"{name} {v}" for name, v in built.items() if v)])
+    return ", ".join([torch.__version__, *(f"{name} {v}" for name, v in libraries.items() if v)])
 
 
 def _triton_version() -> str:
@@ -159,10 +172,10 @@ def _nvrtc_version() -> str:
 
 
 def _av_version() -> str:
-    found = [name for name in ENCODERS if _has_encoder(name)]
+    encoders = [name for name in ENCODERS if _has_encoder(name)]
     ffmpeg = ".".join(map(str, av.library_versions["libavcodec"]))
-    text = f"{av.__version__}, libavcodec {ffmpeg}, encoders {' '.join(found)}"
-    return text if found else Problem(f"{text} none")
+    text = f"{av.__version__}, libavcodec {ffmpeg}, encoders {' '.join(encoders)}"
+    return text if encoders else Problem(f"{text} none")
 
 
 def _has_encoder(name: str) -> bool:
@@ -180,31 +193,32 @@ def _package_version(name: str) -> str:
         return f"{name} none"
 
 
-def _machine() -> Lines:
-    def memory() -> str:
-        now = psutil.virtual_memory()
-        return f"{now.total / 1e9:.1f} GB, {now.available / 1e9:.1f} GB free"
-
+def _list_machine() -> Lines:
     return [
         ("system", platform.platform),
-        ("CPU", _cpu),
-        ("memory", memory),
+        ("CPU", _describe_cpu),
+        ("memory", _describe_memory),
         ("disk", lambda: f"{shutil.disk_usage('.').free / 1e9:.1f} GB free in {Path.cwd()}"),
         ("variables", lambda: " ".join(filter(os.environ.get, VARIABLES)) or "none set"),
     ]
 
 
-def _cpu() -> str:
+def _describe_memory() -> str:
+    memory = psutil.virtual_memory()
+    return f"{memory.total / 1e9:.1f} GB, {memory.available / 1e9:.1f} GB free"
+
+
+def _describe_cpu() -> str:
     name, info = platform.processor(), Path("/proc/cpuinfo")
-    if info.is_file() and (found := re.search("model name\t: (.+)", info.read_text())):
-        name = found[1]
+    if info.is_file() and (match := re.search("model name\t: (.+)", info.read_text())):
+        name = match[1]
     extensions = torch.backends.cpu.get_cpu_capability()
     return (
         f"{name}, {psutil.cpu_count()} threads, {torch.get_num_threads()} for torch, {extensions}"
     )
 
 
-def _devices() -> Lines:
+def _list_devices() -> Lines:
     devices = [torch.device("cpu")]
     for kind in ("cuda", "xpu"):
         backend = getattr(torch, kind, None)
@@ -214,63 +228,66 @@ def _devices() -> Lines:
         devices.append(torch.device("mps"))
     lines: Lines = []
     for device in devices:
-        lines.append((str(device), partial(_device, device)))
-        lines.append((f"{device} test", partial(_self_test, device)))
+        lines.append((str(device), partial(_describe_device, device)))
+        lines.append((f"{device} test", partial(_test_device, device)))
     return lines
 
 
-def _device(device: torch.device) -> str:
+def _describe_device(device: torch.device) -> str:
     parts = [str(default_dtype(device)).removeprefix("torch.")]
     if device.type in ("cuda", "xpu"):
         backend = getattr(torch, device.type)
-        found = backend.get_device_properties(device)
-        kind = getattr(found, "gcnArchName", None) or getattr(found, "major", "")
+        properties = backend.get_device_properties(device)
+        kind = getattr(properties, "gcnArchName", None) or getattr(properties, "major", "")
         if isinstance(kind, int):
-            kind = f"compute capability {kind}.{found.minor}"
-        parts = [found.name, kind, f"{found.total_memory / 1e9:.1f} GB", *parts]
+            kind = f"compute capability {kind}.{properties.minor}"
+        parts = [properties.name, kind, f"{properties.total_memory / 1e9:.1f} GB", *parts]
         if hasattr(backend, "mem_get_info"):
             parts.append(f"{backend.mem_get_info(device)[0] / 1e9:.1f} GB free")
     return ", ".join(filter(None, parts))
 
 
 @torch.inference_mode()
-def _self_test(device: torch.device) -> str:
-    """Frames of a random network with the default model's shape, made as any frames are on this
-    device; and by the network itself, on the CPU."""
-    network = _network()
+def _test_device(device: torch.device) -> str:
+    """Interpolates a clip on the device, and compares with frames of the plain network on the CPU.
+
+    The network has the default model's shape and random weights.
+    """
+    network = _random_network()
     pair = resize(torch.rand(2, 3, 8, 16, generator=torch.Generator().manual_seed(0)), HEIGHT // 8)
-    wanted = torch.cat((network(pair[:1], pair[1:]), network(pair[1:], pair[:1])))
+    # The clip shows the two frames in turn, so that only two new frames need to be known.
+    expected = torch.cat((network(pair[:1], pair[1:]), network(pair[1:], pair[:1])))
     clip = pair.repeat(NEW_FRAMES // 2 + 1, 1, 1, 1)[: NEW_FRAMES + 1].permute(0, 2, 3, 1)
 
     model = copy.deepcopy(network).to(device, default_dtype(device))
-    with _notes() as notes:
+    with _captured_log() as messages:
         interpolate(model, clip, cuts="ignore")  # compiles kernels, where there are any
         start = time.perf_counter()
-        made = interpolate(model, clip, cuts="ignore")[1::2].permute(0, 3, 1, 2)
+        new_frames = interpolate(model, clip, cuts="ignore")[1::2].permute(0, 3, 1, 2)
         seconds = time.perf_counter() - start
-        way = _way(model)
-    apart = (made - wanted.repeat(NEW_FRAMES // 2, 1, 1, 1)).abs()
+        backend = _describe_backend(model)
+    difference = (new_frames - expected.repeat(NEW_FRAMES // 2, 1, 1, 1)).abs()
     text = (
-        f"{seconds / NEW_FRAMES * 1e3:.2f} ms a frame of {WIDTH}x{HEIGHT}, {way}, "
-        f"{apart.mean():.0e} from the network's own frames, at most {apart.max():.0e}"
+        f"{seconds / NEW_FRAMES * 1e3:.2f} ms a frame of {WIDTH}x{HEIGHT}, {backend}, "
+        f"{difference.mean():.0e} from the network's own frames, at most {difference.max():.0e}"
     )
-    most = MOST_APART if model.dtype == torch.float32 else cuda_backend.MOST_APART
-    right = bool(apart.mean() < most)  # not if NaN
-    text = "\n".join([text, *notes])
-    return f"ok: {text}" if right else Problem(f"wrong frames: {text}")
+    is_float32 = model.dtype == torch.float32
+    limit = MAX_MEAN_DIFFERENCE if is_float32 else cuda_backend.MOST_APART
+    is_right = bool(difference.mean() < limit)  # False for NaN
+    text = "\n".join([text, *messages])
+    return f"ok: {text}" if is_right else Problem(f"wrong frames: {text}")
 
 
-def _network() -> Network:
+def _random_network() -> Network:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         network = IFNet_v4(VERSIONS[ZOO[DEFAULT].version]).eval().requires_grad_(False)
     for block in network.blocks:
-        block.lastconv[0].weight *= GAIN
+        block.lastconv[0].weight *= MOTION_GAIN
     return network
 
 
-def _way(model: Network) -> str:
-    """How frames are made on this model's device."""
+def _describe_backend(model: Network) -> str:
     if cuda_backend.device_of(model) is None:
         return "the plain engine"
     fused = cuda_backend.engine_for(model, (HEIGHT, WIDTH), 1.0).uses_kernels
@@ -278,40 +295,37 @@ def _way(model: Network) -> str:
 
 
 @contextmanager
-def _notes() -> Iterator[list[str]]:
-    """What the library's log says meanwhile."""
-    said: list[str] = []
+def _captured_log() -> Iterator[list[str]]:
+    """Within the block, messages of the library's log go into the list, and nowhere else."""
+    messages: list[str] = []
     log, handler = logging.getLogger(__package__), logging.Handler()
-    handler.emit = lambda record: said.append(record.getMessage())
+    handler.emit = lambda record: messages.append(record.getMessage())
     propagate, level = log.propagate, log.level
     log.addHandler(handler)
     log.propagate = False
     log.setLevel(logging.INFO)
     try:
-        yield said
+        yield messages
     finally:
         log.removeHandler(handler)
         log.propagate = propagate
         log.setLevel(level)
 
 
-def _models(folders: Iterable[Path]) -> Lines:
-    folders = [*folders]
-    if comfyui := _comfyui():
-        folders += [comfyui / "models" / name for name in ("rife", "frame_interpolation")]
-        packs = (comfyui / "custom_nodes").iterdir()
-        others = [pack for pack in packs if pack.name.lower() == "comfyui-frame-interpolation"]
-        folders += [pack / "ckpts" / "rife" for pack in others]
+def _list_models(folders: Iterable[Path], host: Host | None) -> Lines:
+    folders = [*folders, *(host.find_model_folders() if host else [])]
     lines: Lines = []
     for folder in folders:
         files = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in EXTENSIONS]
         lines.append((str(folder), partial("{} files".format, len(files))))
-        lines += [(f"  {file.relative_to(folder)}", partial(_model, file)) for file in files]
+        lines += [
+            (f"  {file.relative_to(folder)}", partial(_describe_model, file)) for file in files
+        ]
     return lines
 
 
-def _model(file: Path) -> str:
-    """What is in it, and whether it is the published file of that name."""
+def _describe_model(file: Path) -> str:
+    """Says what a model file is, and whether it is the published file of its name."""
     published = ZOO.get(file.name)
     size = f"{file.stat().st_size / 1e6:.1f} MB"
     try:

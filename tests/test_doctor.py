@@ -49,7 +49,7 @@ def test_all_is_well(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_self_tests_frames_are_no_mere_average() -> None:
     """Else it would prove nothing of warps."""
-    network = doctor._network()
+    network = doctor._random_network()
     images = torch.rand(2, 1, 3, doctor.HEIGHT, doctor.WIDTH)
     motion = network.motion(*map(network.prepare, images))
     assert 1 < motion.flow.abs().mean() < motion.flow.abs().max() < 20
@@ -79,7 +79,7 @@ def test_what_is_wrong_is_said_and_the_rest_goes_on(
     assert not line(report, "other.pth").startswith("PROBLEM: ")
     assert report.endswith("Problems: 4\n")
 
-    monkeypatch.setattr(doctor, "_devices", broken)
+    monkeypatch.setattr(doctor, "_list_devices", broken)
     assert not examine([])
     assert "PROBLEM: OSError: no idea" in capsys.readouterr().out
 
