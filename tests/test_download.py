@@ -133,8 +133,11 @@ def test_a_whole_hidden_file_is_not_fetched_again(server, entry, checkpoint, tmp
 
 
 def test_a_hidden_file_that_is_too_long_is_dropped(server, entry, checkpoint, tmp_path):
-    (tmp_path / f".{NAME}.00000000.part").write_bytes(bytes(len(checkpoint) + 1))
+    mark = hashlib.sha256(server.etag.encode()).hexdigest()[:8]
+    (tmp_path / f".{NAME}.{mark}.part").write_bytes(bytes(len(checkpoint) + 1))
     assert fetch(entry, tmp_path).read_bytes() == checkpoint
+    assert server.ranges()[-1] is None
+    assert not list(tmp_path.glob(".*.part"))
 
 
 def test_a_wrong_hash(server, entry, checkpoint, tmp_path):

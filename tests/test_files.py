@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -395,26 +394,32 @@ def test_where_files_cannot_be_locked_outputs_are_written_all_the_same(tmp_path,
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-@pytest.mark.parametrize("name", ["out.mp4", "folder"])
 @pytest.mark.parametrize(
-    "call", ["os.replace", "os.rename", "shutil.rmtree", "pathlib.Path.unlink"]
+    ("name", "call"),
+    [
+        ("out.mp4", "os.replace"),
+        ("out.mp4", "pathlib.Path.unlink"),
+        ("folder", "os.rename"),
+        ("folder", "shutil.rmtree"),
+        ("folder", "pathlib.Path.unlink"),
+    ],
 )
-def test_an_interrupt_in_the_last_steps_leaves_the_old_or_the_new_and_nothing_else(
+def test_interrupts_in_the_last_steps_leave_the_new_output_and_nothing_else(
     tmp_path, monkeypatch, name, call
 ):
     if name == "out.mp4":
         (tmp_path / name).write_bytes(b"old")
     else:
         numbered(tmp_path / name, 1)
-    true = pydoc.locate(call)
+    plain = pydoc.locate(call)
 
     def interrupted(*args, **options):
-        true(*args, **options)
+        plain(*args, **options)
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(call, interrupted)
-    with suppress(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt):
         replace_once(tmp_path / name)
     assert listing(tmp_path) == [name]
     content = tmp_path / name / "00000001.png" if name == "folder" else tmp_path / name

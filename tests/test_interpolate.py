@@ -484,8 +484,8 @@ def test_cuda_agrees_with_the_cpu(weights, v40, bikes):
         assert psnr(out, reference) > floor
 
 
-@pytest.mark.parametrize("model", ["v40", "v38"])
-@pytest.mark.parametrize("multiplier", [2, 3])
+# v3.8's thirds are made by recursion, one frame in a call.
+@pytest.mark.parametrize(("model", "multiplier"), [("v40", 2), ("v40", 3), ("v38", 2)])
 def test_several_pairs_in_a_call_give_what_one_by_one_gives(
     request, bikes, monkeypatch, model, multiplier
 ):
@@ -497,7 +497,7 @@ def test_several_pairs_in_a_call_give_what_one_by_one_gives(
     many = len(calls)
     monkeypatch.setattr("rife.inference.planner.BATCH", 1)
     alone = interpolate(model, clip, multiplier)
-    assert many < len(calls) - many or (model.any_timestep, multiplier) == (False, 3)
+    assert many < len(calls) - many
     assert (together - alone).abs().max() < 1e-5
     assert torch.equal(together[::multiplier], clip)
 

@@ -56,7 +56,9 @@ ON_CPU = CpuKernels(CUDA_C)
 #: Triton's are tested on GPUs as part of whole runs (test_cuda.py), as each takes seconds to
 #: compile, and on CPUs among the slow tests, as its interpreter takes seconds, too.
 ON_GPUS = [pytest.mark.cuda] if DEVICE == "cuda" else []
-LANGUAGES = [pytest.param("triton", marks=pytest.mark.slow), pytest.param("nvrtc", marks=ON_GPUS)]
+#: Triton's kernels leave preparing frames and packing blocks' outputs to torch.
+ONLY_NVRTC = pytest.param("nvrtc", marks=ON_GPUS)
+LANGUAGES = [pytest.param("triton", marks=pytest.mark.slow), ONLY_NVRTC]
 
 
 @pytest.fixture(params=LANGUAGES)
@@ -112,12 +114,11 @@ def ring(channels, wide):
 INDICES = torch.tensor([2, 0], device=DEVICE), torch.tensor([1, 2], device=DEVICE)
 
 
+@pytest.mark.parametrize("language", [ONLY_NVRTC], indirect=True)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.uint8])
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize(("features", "wide"), [(0, 3), (0, 4), (4, 8)])
 def test_frames_are_prepared_as_plain_torch_does(kernels, dtype, channels, features, wide):
-    if not kernels.prepare_frame:
-        pytest.skip("plain torch does it")
     images = torch.rand(3, HEIGHT - 3, WIDTH - 5, channels, device=DEVICE)
     images = (255 * images).byte() if dtype == torch.uint8 else images.to(dtype)
     more = torch.rand(1, features, *SIZE, device=DEVICE) if features else None
@@ -223,14 +224,14 @@ def test_values_beyond_the_border_and_nan_stay_within_the_image(kernels):
     images = torch.rand(3, *SIZE, 3, device=DEVICE)
     indices = tuple(index[:1] for index in INDICES)
     made = kernels.render_frames(images, indices, found, SIZE, adds=True)
-    assert made.shape == (1, *images.shape[1:])  # and nothing was read from elsewhere
+    assert made.shape == (1, *images.shape[1:])
+    assert made.min() >= 0 and made.max() <= 1
 
 
+@pytest.mark.parametrize("language", [ONLY_NVRTC], indirect=True)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("channels", "cell"), [(5, 1), (8, 1), (24, 2), (56, 2)])
 def test_blocks_outputs_are_packed_as_plain_torch_shuffles_them(kernels, channels, cell, dtype):
-    if not kernels.pack_block_output:
-        pytest.skip("these read them as they are")
     y = torch.randn(2, channels, 7, 9, device=DEVICE).to(dtype)
     bias = torch.randn(channels, device=DEVICE).to(dtype)
     wanted = F.pixel_shuffle(y.float() + bias.float()[:, None, None], cell)

@@ -265,7 +265,7 @@ def test_sound_whose_layout_is_unnamed_goes_into_every_container(
     path = make_with_sound(tmp_path / source, codec, layout=f"{channels} channels", seconds=0.5)
     before, after = heard(path), heard(copy(path, tmp_path / target))
     assert before[2] == channels
-    assert after[2] == channels if channels != 3 or target != "out.webm" else True
+    assert after[2] == channels
     assert after[0] == pytest.approx(before[0], abs=0.005)
     assert after[1] == pytest.approx(before[1], abs=0.03)
 
@@ -725,9 +725,11 @@ def test_every_rate_gives_a_file(tmp_path, rate, grid, target):
     ):
         for index, frame in enumerate(reader):
             writer.write(frame.image, index / rate)
-    frames = frames_of(tmp_path / target)
-    step = 0.001 if target != "out.mp4" else 1e-5
+    with av.open(str(tmp_path / target)) as container:
+        assert sum(1 for packet in container.demux(video=0) if packet.size) == 6
     if rate < 1000:
+        frames = frames_of(tmp_path / target)
+        step = 0.001 if target != "out.mp4" else 1e-5
         assert [float(frame.time) for frame in frames] == pytest.approx(
             [float(index / rate) for index in range(6)], abs=step
         )
