@@ -1,37 +1,45 @@
-"""The nodes: a schema and a few lines each.
+"""The nodes: for each a schema and one function that runs it.
 
-What ComfyUI's machinery asks for is in `comfy_host`, what frames need is in `rife`. Workflows are
-saved with widget values by position: append inputs, never reorder them.
+`comfy_host` has what ComfyUI's machinery asks for, `rife` what interpolates. Workflows save widget
+values by position: append inputs, never reorder them.
 """
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import ComfyExtension, Types, io
 from torch import Tensor
 
-from . import comfy_host as host
 from . import rife
-from .frame_rates import connect_source_fps
+from .comfy_host.compat import supported
+from .comfy_host.inputs import check_inputs
+from .comfy_host.model_files import fingerprint_model, model_names, register_model_folders
+from .comfy_host.models import PRECISIONS, load_model
+from .comfy_host.prompts import register_prompt_handler
+from .comfy_host.replacements import offer_replacements
+from .comfy_host.source_rates import connect_source_fps
+from .comfy_host.videos import (
+    choose_encoding,
+    get_video_in_memory,
+    new_temporary_path,
+    video_file,
+    video_from_file,
+)
 from .rife.console import printable
 from .rife.media import open_reader
 from .rife.models.zoo import DEFAULT
+from .runs import InterpolationRun, NodeRun
 
-# Core's type, so that its nodes take our models and ours take its.
+# Core's type, so that core's nodes accept our models and ours accept core's.
 RIFEModel = io.Custom("INTERP_MODEL")
 RIFEFlow = io.Custom("RIFE_FLOW")
 CATEGORY = "video/RIFE"
-#: Frames a second of images of which nothing is known: CogVideoX's.
-ASSUMED_RATE = Fraction(8)
-#: What people type who want smoother or slower video, in their languages. The interpolating nodes
-#: only: of nodes with the same words, ComfyUI shows those with shorter names first.
-ALIASES = [
+#: What people who want smoother or slower video type into the search, in their languages. Only the
+#: interpolating nodes have these words, as the search puts nodes with shorter names first.
+SEARCH_ALIASES = [
     *("rife", "vfi", "interpolation", "frame interpolation", "interpolate frames", "tween"),
     *("fps", "frame rate", "increase fps", "smooth video", "slow motion"),
     *("补帧", "插帧", "帧率", "慢动作", "流畅", "補幀", "插幀", "影格率", "慢動作"),
@@ -55,7 +63,7 @@ class LoadRIFEModel(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model_name",
-                    options=host.model_names(),
+                    options=model_names(),
                     default=DEFAULT,
                     tooltip="A file of models/rife, models/frame_interpolation or "
                     "ComfyUI-Frame-Interpolation; its version is read off the file. After these "
@@ -64,9 +72,9 @@ class LoadRIFEModel(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "precision",
-                    options=list(host.PRECISIONS),
+                    options=list(PRECISIONS),
                     default="auto",
-                    optional=True,  # prompts made before this input came stay valid
+                    optional=True,  # older prompts, which lack this input, stay valid
                     tooltip="auto: float16 where the device is good at it, else float32. float16 "
                     "and bfloat16 are faster and smaller on most GPUs; float32 is exact.",
                 ),
@@ -77,26 +85,26 @@ class LoadRIFEModel(io.ComfyNode):
                     tooltip="For the other RIFE nodes.",
                 )
             ],
-            **host.known(io.Schema, search_aliases=["flownet"]),
+            **supported(io.Schema, search_aliases=["flownet"]),
         )
 
     @classmethod
     def validate_inputs(cls, model_name: str | None) -> bool | str:
-        """Say before anything runs what is missing, instead of "value not in list"."""
+        """Says what is missing before anything runs, in place of ComfyUI's "value not in list"."""
         try:
-            host.fingerprint(model_name)
+            fingerprint_model(model_name)
         except FileNotFoundError as error:
             return printable(str(error))
         return True
 
     @classmethod
     def fingerprint_inputs(cls, model_name: str | None, precision: str | None = "auto") -> str:
-        return host.fingerprint(model_name)
+        return fingerprint_model(model_name)
 
     @classmethod
-    @host.checked
+    @check_inputs
     def execute(cls, model_name: str, precision: str = "auto") -> io.NodeOutput:
-        return io.NodeOutput(host.load_model(model_name, precision))
+        return io.NodeOutput(load_model(model_name, precision))
 
 
 def _model_input() -> io.Input:
@@ -132,9 +140,9 @@ def _target_fps_input() -> io.Float.Input:
     )
 
 
-def _settings() -> list[io.Input]:
-    """The inputs that `_options` reads, and `loop`."""
-    advanced = host.known(io.Boolean.Input, advanced=True)
+def _settings_inputs() -> list[io.Input]:
+    """Returns `loop` and what `_make_options` reads: the inputs of both interpolating nodes."""
+    advanced = supported(io.Boolean.Input, advanced=True)
     return [
         io.Combo.Input(
             "cuts",
@@ -203,7 +211,7 @@ def _flow_scale_input() -> io.Combo.Input:
         optional=True,
         tooltip="Resolution at which motion is estimated: less for large motion and large "
         "frames, 2 for fine detail. auto: 1 up to 1440p, 0.5 up to 4K, 0.25 beyond.",
-        **host.known(io.Combo.Input, advanced=True),
+        **supported(io.Combo.Input, advanced=True),
     )
 
 
@@ -216,7 +224,7 @@ def _length_input() -> io.Combo.Input:
         tooltip="frames: the clip ends with its last frame. duration: it lasts as long as before, "
         "so that sound and picture end together: n frames in, n * multiplier out, the last one is "
         "held. With target_fps or loop it always does.",
-        **host.known(io.Combo.Input, advanced=True),
+        **supported(io.Combo.Input, advanced=True),
     )
 
 
@@ -228,10 +236,14 @@ def _report_output() -> io.String.Output:
 
 
 def _add_mask(images: Tensor, mask: Tensor) -> Tensor:
-    """Returns images (N, H, W, 3) with their masks, (N or 1, any size), as a fourth channel.
+    """Returns images with their masks as a fourth channel.
+
+    Args:
+        images: (N, H, W, 3).
+        mask: (N or 1, height, width), of any size.
 
     Raises:
-        ValueError: The masks are not as many as the images, or these have no place for one.
+        ValueError: The masks are not as many as the images, or these have another channel already.
     """
     if images.shape[3] != 3:
         raise ValueError(
@@ -248,118 +260,20 @@ def _add_mask(images: Tensor, mask: Tensor) -> Tensor:
     return torch.cat((images, mask.expand(len(images), -1, -1, -1)), 3)
 
 
-def _timeline(
+def _make_timeline(
     multiplier: int,
     target_fps: float,
     loop: bool,
     slow_motion: bool = False,
     length: str = "frames",
 ) -> rife.Timeline:
-    rate = rife.parse_frame_rate(target_fps) if target_fps else None
-    return rife.Timeline(Fraction(multiplier), rate, loop, slow_motion, length=length)
+    frame_rate = rife.parse_frame_rate(target_fps) if target_fps else None
+    return rife.Timeline(Fraction(multiplier), frame_rate, loop, slow_motion, length=length)
 
 
-def _options(flow_scale: str = "auto", **settings: Any) -> dict[str, Any]:
-    """What `rife.Options` takes, of the values of `_settings`."""
+def _make_options(flow_scale: str = "auto", **settings: Any) -> dict[str, Any]:
+    """Returns what `rife.Options` takes, from the values of the inputs."""
     return {"scale": None if flow_scale == "auto" else float(flow_scale), **settings}
-
-
-class _Run:
-    """A run of a node with a model, and the report of it."""
-
-    def __init__(
-        self, node: type[io.ComfyNode], model: host.ModelPatcher | str | None, unit: str = "frame"
-    ) -> None:
-        """unit: what progress counts."""
-        self.unit = unit
-        self.node_id = getattr(node.hidden, "unique_id", None)
-        self.model = host.resolve_model(model)
-        self.warnings: list[str] = []
-        self._started = time.monotonic()
-        self._network = ""
-
-    @contextmanager
-    def network(self, height: int, width: int, channels: int = 3) -> Iterator[dict[str, Any]]:
-        """Gives what the library takes: a network, and what it reports to."""
-        with (
-            host.warnings() as warnings,
-            host.running(self.model, height, width, channels) as network,
-            host.progress(self.node_id, desc="RIFE", unit=self.unit) as report,
-        ):
-            self._network = f"{network.version}, {str(network.dtype).removeprefix('torch.')}"
-            yield {"model": network, "progress": report, "cancel": host.stop_if_interrupted}
-        self.warnings += warnings
-
-    def done(self) -> list[str]:
-        """Returns lines that say what was done."""
-        return []
-
-    def output(self, *values: Any, **ui: Any) -> io.NodeOutput:
-        """Returns the node's outputs, the report last, which the page also shows on the node; `ui`
-        is for the page alone."""
-        work = f"{self._network}, {time.monotonic() - self._started:.1f} s"
-        report = "\n".join([*self.warnings, *self.done(), work])
-        return io.NodeOutput(*values, report, ui={"text": (report,), **ui})
-
-
-class _Interpolation(_Run):
-    """A run of a node that makes frames."""
-
-    def __init__(
-        self,
-        node: type[io.ComfyNode],
-        model: host.ModelPatcher | str | None,
-        source: Fraction | None,
-        timeline: rife.Timeline,
-    ) -> None:
-        """source: frames a second, None where they are unknown."""
-        super().__init__(node, model)
-        if source is None and timeline.frame_rate is not None:
-            raise ValueError(
-                "target_fps needs the frame rate of the images, which is unknown: connect "
-                "source_fps to the fps of the node that loads them, or type it in."
-            )
-        if source is None:
-            source = ASSUMED_RATE
-            self.warnings.append(
-                f"{source} fps assumed, as the images' frame rate is unknown: set source_fps for "
-                "the right fps output."
-            )
-        self.source, self.timeline = source, timeline
-        self.summary = rife.Summary()
-
-    @property
-    def rate(self) -> Fraction:
-        """Frames a second afterwards."""
-        return self.timeline.rate(self.source)
-
-    @contextmanager
-    def network(self, height: int, width: int, channels: int = 3) -> Iterator[dict[str, Any]]:
-        with super().network(height, width, channels) as given:
-            yield {**given, "summary": self.summary}
-
-    def interpolate(self, images: Tensor, options: dict[str, Any]) -> Tensor:
-        timeline = self.timeline
-        if timeline.frame_rate is not None:  # a second; of images, which are a second apart
-            timeline = replace(timeline, frame_rate=timeline.frame_rate / self.source)
-        out = host.empty_images(images, timeline.count(len(images)))
-        with self.network(*images.shape[1:]) as given:
-            return rife.interpolate(frames=images, multiplier=timeline, out=out, **given, **options)
-
-    def done(self) -> list[str]:
-        done = self.summary
-        frames = f"{done.given} -> {done.shown} frames"
-        rates = f"{_number(self.source)} -> {_number(self.rate)} fps"
-        counts = [
-            f"{count} {what}{'s' * (count != 1)}"
-            for count, what in ((done.cuts, "cut"), (done.repeats, "repeated frame"))
-            if count
-        ]
-        return [f"{frames}, {rates}", *filter(None, [", ".join(counts)])]
-
-
-def _number(rate: Fraction) -> str:
-    return f"{float(rate):.3f}".rstrip("0").rstrip(".")
 
 
 class RIFEFrameInterpolate(io.ComfyNode):
@@ -388,7 +302,7 @@ class RIFEFrameInterpolate(io.ComfyNode):
                     "generated images, type it in: CogVideoX makes 8 (1.5: 16), Wan 16.",
                 ),
                 _target_fps_input(),
-                *_settings(),
+                *_settings_inputs(),
                 _length_input(),
                 io.Mask.Input(
                     "mask",
@@ -414,14 +328,14 @@ class RIFEFrameInterpolate(io.ComfyNode):
                 ),
                 _report_output(),
             ],
-            **host.known(io.Schema, search_aliases=ALIASES, has_intermediate_output=True),
+            **supported(io.Schema, search_aliases=SEARCH_ALIASES, has_intermediate_output=True),
         )
 
     @classmethod
-    @host.checked
+    @check_inputs
     def execute(
         cls,
-        model: host.ModelPatcher | None = None,
+        model: ModelPatcher | None = None,
         images: Tensor | None = None,
         multiplier: int = 2,
         source_fps: float = 0.0,
@@ -431,9 +345,9 @@ class RIFEFrameInterpolate(io.ComfyNode):
         mask: Tensor | None = None,
         **settings: Any,
     ) -> io.NodeOutput:
-        source = rife.parse_frame_rate(source_fps) if source_fps else None
-        timeline = _timeline(multiplier, target_fps, loop, length=length)
-        run = _Interpolation(cls, model, source, timeline)
+        source_rate = rife.parse_frame_rate(source_fps) if source_fps else None
+        timeline = _make_timeline(multiplier, target_fps, loop, length=length)
+        run = InterpolationRun(cls, model, source_rate, timeline)
         if len(images) == 1:
             run.warnings.insert(
                 0,
@@ -441,13 +355,13 @@ class RIFEFrameInterpolate(io.ComfyNode):
                 "Image (from Folder), need Rebatch Images with batch_size 4096 first.",
             )
         if mask is None:
-            result = run.interpolate(images, _options(**settings))
+            result = run.interpolate(images, _make_options(**settings))
             mask = result.new_zeros(1).expand(result.shape[:3])
         else:
-            joined = run.interpolate(_add_mask(images, mask), _options(**settings))
-            result, mask = joined[..., :3].contiguous(), joined[..., 3].contiguous()
-        rate = float(run.rate)
-        return run.output(result, rate, len(result), mask, fps=(rate,))
+            with_mask = run.interpolate(_add_mask(images, mask), _make_options(**settings))
+            result, mask = with_mask[..., :3].contiguous(), with_mask[..., 3].contiguous()
+        fps = float(run.output_rate)
+        return run.make_output(result, fps, len(result), mask, fps=(fps,))
 
 
 class RIFEVideoInterpolate(io.ComfyNode):
@@ -472,14 +386,14 @@ class RIFEVideoInterpolate(io.ComfyNode):
                     tooltip="Show the frames at the video's own rate: as many times slower, "
                     "without sound.",
                 ),
-                *_settings(),
+                *_settings_inputs(),
                 io.Combo.Input(
                     "format",
                     options=Types.VideoContainer,
                     default="auto",
                     optional=True,
                     tooltip="The kind of file, as in Save Video, which then copies it as it is.",
-                    **host.known(io.Combo.Input, advanced=True),
+                    **supported(io.Combo.Input, advanced=True),
                 ),
                 io.Combo.Input(
                     "codec",
@@ -487,7 +401,7 @@ class RIFEVideoInterpolate(io.ComfyNode):
                     default="auto",
                     optional=True,
                     tooltip="The encoder, as in Save Video.",
-                    **host.known(io.Combo.Input, advanced=True),
+                    **supported(io.Combo.Input, advanced=True),
                 ),
                 io.Int.Input(
                     "crf",
@@ -496,7 +410,7 @@ class RIFEVideoInterpolate(io.ComfyNode):
                     max=51,
                     optional=True,
                     tooltip="Quality of the encoding, from 0 (lossless) to 51 (tiny).",
-                    **host.known(io.Int.Input, advanced=True),
+                    **supported(io.Int.Input, advanced=True),
                 ),
                 _length_input(),
                 io.Combo.Input(
@@ -506,21 +420,21 @@ class RIFEVideoInterpolate(io.ComfyNode):
                     optional=True,
                     tooltip="Interlaced video, of two fields a frame, as from TV and DVD: "
                     "deinterlace makes whole frames of it first, keep takes frames as they are.",
-                    **host.known(io.Combo.Input, advanced=True),
+                    **supported(io.Combo.Input, advanced=True),
                 ),
             ],
             outputs=[
                 io.Video.Output(display_name="video", tooltip="The new video, for Save Video."),
                 _report_output(),
             ],
-            **host.known(io.Schema, search_aliases=ALIASES, has_intermediate_output=True),
+            **supported(io.Schema, search_aliases=SEARCH_ALIASES, has_intermediate_output=True),
         )
 
     @classmethod
-    @host.checked
+    @check_inputs
     def execute(
         cls,
-        model: host.ModelPatcher | None = None,
+        model: ModelPatcher | None = None,
         video: Any = None,
         multiplier: int = 2,
         target_fps: float = 0.0,
@@ -533,31 +447,32 @@ class RIFEVideoInterpolate(io.ComfyNode):
         interlaced: str = "deinterlace",
         **settings: Any,
     ) -> io.NodeOutput:
-        timeline = _timeline(multiplier, target_fps, loop, slow_motion, length)
-        options = _options(**settings)
-        if source := host.in_memory(video):
-            run = _Interpolation(cls, model, source.frame_rate, timeline)
+        timeline = _make_timeline(multiplier, target_fps, loop, slow_motion, length)
+        options = _make_options(**settings)
+        if source := get_video_in_memory(video):
+            run = InterpolationRun(cls, model, source.frame_rate, timeline)
             images = run.interpolate(source.images, options)
-            return run.output(source.remade(images, run.rate, sound=not slow_motion))
+            result = source.with_images(images, run.output_rate, has_sound=not slow_motion)
+            return run.make_output(result)
 
-        with host.as_file(video) as (path, part):
-            part["interlaced"] = interlaced
-            with open_reader(path, **part) as reader:
+        with video_file(video) as (path, reader_options):
+            reader_options["interlaced"] = interlaced
+            with open_reader(path, **reader_options) as reader:
                 clip = reader.info
-            run = _Interpolation(cls, model, clip.frame_rate, timeline)
-            with run.network(clip.height, clip.width, 3 + clip.has_alpha) as given:
-                suffix, encoding = host.choose_encoding(format, codec, crf, clip)
-                target = host.temporary_file(suffix)
+            run = InterpolationRun(cls, model, clip.frame_rate, timeline)
+            with run.prepare(clip.height, clip.width, 3 + clip.has_alpha) as arguments:
+                suffix, encoding = choose_encoding(format, codec, crf, clip)
+                target = new_temporary_path(suffix)
                 rife.interpolate_file(
                     source=path,
                     target=target,
                     timeline=timeline,
                     options=rife.Options(**options),
                     encoding=encoding,
-                    **part,
-                    **given,
+                    **reader_options,
+                    **arguments,
                 )
-        return run.output(host.video_from_file(target))
+        return run.make_output(video_from_file(target))
 
 
 class RIFEOpticalFlow(io.ComfyNode):
@@ -616,7 +531,7 @@ class RIFEOpticalFlow(io.ComfyNode):
                 ),
                 _report_output(),
             ],
-            **host.known(
+            **supported(
                 io.Schema,
                 search_aliases=["motion vectors", "flow map"],
                 has_intermediate_output=True,
@@ -624,56 +539,32 @@ class RIFEOpticalFlow(io.ComfyNode):
         )
 
     @classmethod
-    @host.checked
+    @check_inputs
     def execute(
         cls,
-        model: host.ModelPatcher | None = None,
+        model: ModelPatcher | None = None,
         images: Tensor | None = None,
         timestep: float = 0.5,
         largest_motion: float = 0.0,
         flow_scale: str = "auto",
     ) -> io.NodeOutput:
-        run = _Run(cls, model, unit="pair")
-        with run.network(*images.shape[1:]) as given:
+        run = NodeRun(cls, model, unit="pair")
+        with run.prepare(*images.shape[1:]) as arguments:
             flow, mask = rife.optical_flow(
-                frames=images, timestep=timestep, **given, **_options(flow_scale)
+                frames=images, timestep=timestep, **arguments, **_make_options(flow_scale)
             )
-        return run.output(rife.motion_to_image(flow, largest_motion or None), mask, flow)
-
-
-#: Nodes of other packs in whose place RIFE Frame Interpolate is offered where they are missing. The
-#: name of a checkpoint fits `model` in prompts only; in the page, `web/swap.js` connects a loader.
-REPLACEMENTS = (
-    host.Replacement(  # ComfyUI-Frame-Interpolation
-        "RIFE VFI",
-        [
-            *("ckpt_name", "clear_cache_after_n_frames", "multiplier", "fast_mode", "ensemble"),
-            *("scale_factor", "dtype", "torch_compile", "batch_size"),
-        ],
-        {"images": "frames", "multiplier": "multiplier", "model": "ckpt_name"},
-    ),
-    host.Replacement(  # ComfyUI_Fill-Nodes
-        "FL_RIFE",
-        ["ckpt_name", "multiplier", "ensemble"],
-        {"images": "images", "multiplier": "multiplier", "model": "ckpt_name"},
-    ),
-    host.Replacement(  # ComfyUI-VFI
-        "RIFEInterpolation",
-        ["source_fps", "target_fps", "scale", "model_name", "batch_size", "use_fp16"],
-        {"images": "images", "source_fps": "source_fps", "target_fps": "target_fps"},
-    ),
-)
+        return run.make_output(rife.motion_to_image(flow, largest_motion or None), mask, flow)
 
 
 class RIFEExtension(ComfyExtension):
     async def on_load(self) -> None:
-        await host.offer_replacements("RIFEFrameInterpolate", REPLACEMENTS)
+        await offer_replacements()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [LoadRIFEModel, RIFEFrameInterpolate, RIFEVideoInterpolate, RIFEOpticalFlow]
 
 
 async def comfy_entrypoint() -> RIFEExtension:
-    host.register_model_folders()
-    host.before_each_prompt(connect_source_fps)
+    register_model_folders()
+    register_prompt_handler(connect_source_fps)
     return RIFEExtension()

@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("__init__", "__main__"),  # what ComfyUI loads, and what `python FOLDER` runs
     ("nodes",),
-    ("comfy_host", "frame_rates", "doctor_host"),
+    ("runs",),
+    ("comfy_host", "doctor_host"),
     ("rife.__main__",),
     ("rife.cli",),
     ("rife.cli_parser", "rife.doctor"),
@@ -67,7 +68,7 @@ def read_sources(*patterns: str) -> dict[str, str]:
     return sources
 
 
-PACK = read_sources("*.py", "rife/**/*.py")
+PACK = read_sources("*.py", "comfy_host/*.py", "rife/**/*.py")
 TESTS = read_sources("tests/**/*.py")
 
 

@@ -88,7 +88,7 @@ def listed(pack: SimpleNamespace) -> list[str]:
 
 def on_disk(pack: SimpleNamespace) -> list[str]:
     """Those of the listed that `pack` need not download."""
-    return [name for name in listed(pack) if pack.host.find_model(name)]
+    return [name for name in listed(pack) if pack.host.model_files.find_model(name)]
 
 
 def test_ids_and_inputs_are_those_saved_in_workflows(pack: SimpleNamespace) -> None:
@@ -119,7 +119,7 @@ def test_every_input_and_output_has_a_tooltip(pack: SimpleNamespace) -> None:
 def test_an_older_comfyui_is_spared_the_options_it_lacks(pack: SimpleNamespace) -> None:
     def old(node_id: str) -> None: ...
 
-    assert pack.host.known(old, node_id="x", search_aliases=["y"]) == {"node_id": "x"}
+    assert pack.host.compat.supported(old, node_id="x", search_aliases=["y"]) == {"node_id": "x"}
 
 
 def test_frames_go_in_and_more_come_out_with_the_given_ones_untouched(
@@ -320,7 +320,7 @@ def test_the_defaults_are_those_of_the_library(pack: SimpleNamespace) -> None:
         assert all(entry.optional for key, entry in inputs.items() if key in SETTINGS)
         values = {key: inputs[key].default for key in SETTINGS if key != "loop"}
         module = sys.modules[pack.nodes[name].__module__]
-        assert module.rife.Options(**module._options(**values)) == module.rife.Options()
+        assert module.rife.Options(**module._make_options(**values)) == module.rife.Options()
         assert inputs["loop"].default is False
 
 
@@ -401,7 +401,7 @@ def test_progress_counts_the_frames_and_previews_a_few(
     reported: list[tuple[int, int, object]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pack.host, "SECONDS_BETWEEN_PREVIEWS", 1e9)
+    monkeypatch.setattr(pack.host.progress, "SECONDS_BETWEEN_PREVIEWS", 1e9)
     interpolate(pack, model, frames, 5)
     assert [value for value, _, _ in reported] == sorted(value for value, _, _ in reported)
     assert reported[-1][:2] == (16, 16)
@@ -414,9 +414,9 @@ def test_progress_counts_the_frames_and_previews_a_few(
 def test_previews_of_large_frames_are_small_and_keep_their_proportions(
     pack: SimpleNamespace, channels: int
 ) -> None:
-    image = pack.host._preview(torch.rand(2160, 3840, channels), 512)
+    image = pack.host.progress.make_preview(torch.rand(2160, 3840, channels), 512)
     assert (image.mode, image.size) == ("RGB", (512, 288))
-    assert pack.host._preview(torch.rand(600, 100, channels), 512).size == (85, 512)
+    assert pack.host.progress.make_preview(torch.rand(600, 100, channels), 512).size == (85, 512)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32, torch.float64])
@@ -426,7 +426,7 @@ def test_previews_look_like_the_frame_whatever_it_is_made_of(
     """Frames of 8-bit videos are bytes."""
     frame = torch.linspace(0, 255, 12).view(2, 2, 3)
     frame = (frame if dtype == torch.uint8 else frame / 255).to(dtype)
-    seen = torch.from_numpy(np.array(pack.host._preview(frame, 512)))
+    seen = torch.from_numpy(np.array(pack.host.progress.make_preview(frame, 512)))
     assert (seen.flatten() - torch.linspace(0, 255, 12)).abs().max() <= 1
 
 
@@ -516,7 +516,7 @@ def test_names_are_plain_but_for_the_second_file_of_a_name(pack: SimpleNamespace
         path.touch()
     missing = [name for name in ZOO if name != "rife47.pth"]
     assert listed(pack) == [*files, *missing]
-    assert {name: pack.host.find_model(name) for name in files} == files
+    assert {name: pack.host.model_files.find_model(name) for name in files} == files
 
 
 def test_a_name_with_its_folder_is_understood_where_the_plain_one_would_do(
@@ -524,7 +524,7 @@ def test_a_name_with_its_folder_is_understood_where_the_plain_one_would_do(
 ) -> None:
     path = pack.models / "frame_interpolation" / "core.pth"
     path.touch()
-    assert pack.host.find_model("frame_interpolation/core.pth") == path
+    assert pack.host.model_files.find_model("frame_interpolation/core.pth") == path
 
 
 @pytest.mark.parametrize("folder", ["rife", "frame_interpolation", "others"])
@@ -535,7 +535,7 @@ def test_a_published_model_has_one_name_before_and_after_it_is_there(
     path = (pack.others if folder == "others" else pack.models / folder) / DEFAULT
     path.touch()
     assert sorted(listed(pack)) == sorted(ZOO)
-    assert pack.host.find_model(DEFAULT) == path
+    assert pack.host.model_files.find_model(DEFAULT) == path
 
 
 def test_without_the_other_pack_its_folder_is_unknown(
@@ -543,7 +543,7 @@ def test_without_the_other_pack_its_folder_is_unknown(
 ) -> None:
     shutil.rmtree(tmp_path / "custom_nodes")
     del folder_paths.folder_names_and_paths["ComfyUI-Frame-Interpolation"]
-    pack.host.register_model_folders()
+    pack.host.model_files.register_model_folders()
     assert set(folder_paths.folder_names_and_paths) == {
         "custom_nodes",
         "rife",
@@ -561,7 +561,7 @@ def test_the_users_own_model_folder_comes_first_and_lists_models_only(
         (own / file).touch()
     del folder_paths.folder_names_and_paths["rife"]
     folder_paths.add_model_folder_path("rife", str(own))
-    pack.host.register_model_folders()
+    pack.host.model_files.register_model_folders()
     assert folder_paths.get_folder_paths("rife") == [str(own), str(tmp_path / "rife")]
     assert on_disk(pack) == ["mine.pth"]
 
@@ -657,7 +657,7 @@ def test_without_a_network_the_error_begins_with_the_cause(
     pack: SimpleNamespace, frames: torch.Tensor, monkeypatch: pytest.MonkeyPatch, node: str
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens
-    monkeypatch.setattr(sys.modules[pack.host.fetch.__module__], "PAUSES", ())
+    monkeypatch.setattr(pack.rife.models.download, "PAUSES", ())
     given = {"model_name": DEFAULT} if node == "LoadRIFEModel" else {"images": frames}
     with pytest.raises(OSError) as error:
         pack.nodes[node].execute(**given)
@@ -671,7 +671,7 @@ def test_without_a_network_the_error_begins_with_the_cause(
 def test_the_precision_is_the_chosen_one(
     pack: SimpleNamespace, model: object, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr(pack.host.rife, "usable_dtype", lambda dtype, device: dtype)  # on any CPU
+    monkeypatch.setattr(pack.rife, "usable_dtype", lambda dtype, device: dtype)  # on any CPU
     (name,) = on_disk(pack)
     assert load(pack, name, str(dtype).removeprefix("torch.")).model.network.dtype == dtype
 
@@ -679,7 +679,7 @@ def test_the_precision_is_the_chosen_one(
 def test_a_precision_that_the_device_only_emulates_is_replaced(
     pack: SimpleNamespace, model: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pack.host.rife, "usable_dtype", lambda dtype, device: torch.float32)
+    monkeypatch.setattr(pack.rife, "usable_dtype", lambda dtype, device: torch.float32)
     (name,) = on_disk(pack)
     assert load(pack, name, "bfloat16").model.network.dtype == torch.float32
 
@@ -736,7 +736,7 @@ def told(pack: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> list[tuple[s
         raising=False,
     )
     monkeypatch.setattr(
-        pack.host.PromptServer.instance,
+        pack.host.progress.PromptServer.instance,
         "send_progress_text",
         lambda text, node_id: lines.append((node_id, text)),
         raising=False,
@@ -760,7 +760,10 @@ def test_a_run_says_on_its_node_what_it_did(
 def test_what_a_run_warns_of_is_said_on_its_node(
     pack: SimpleNamespace, model: object, frames: torch.Tensor, told: list[tuple[str, str]]
 ) -> None:
-    node, logger = pack.nodes["RIFEFrameInterpolate"], logging.getLogger(pack.host.rife.__name__)
+    node, logger = (
+        pack.nodes["RIFEFrameInterpolate"],
+        logging.getLogger(pack.rife.__name__),
+    )
     before = list(logger.handlers)
     for images, warned in ((frames - 0.4, True), (frames, False)):
         report = node.execute(model, images, 2, 24.0).result[-1]
@@ -775,9 +778,9 @@ def test_what_a_run_warns_of_is_said_on_its_node(
 
 
 def test_warnings_are_said_once_and_in_a_line_each(pack: SimpleNamespace) -> None:
-    logger = logging.getLogger(f"{pack.host.rife.__name__}.media.reader")
+    logger = logging.getLogger(f"{pack.rife.__name__}.media.reader")
     logger.warning("before")
-    with pack.host.warnings() as lines:
+    with pack.host.progress.collect_warnings() as lines:
         for name in ("a\x1b[31m.mp4", "b\n.mp4", "b\n.mp4"):
             reader = threading.Thread(target=logger.warning, args=("%s is damaged", name))
             reader.start()
@@ -795,19 +798,19 @@ def test_a_model_of_core_is_used_with_its_own_tensors(
     state = {key.replace("block", "blocks.", 1): x for key, x in network.state_dict().items()}
     theirs = SimpleNamespace(state_dict=lambda: state)
     patcher = SimpleNamespace(model=theirs)
-    ours = pack.host._network(patcher)
+    ours = pack.host.models.network_of(patcher)
     assert all(x.data_ptr() == y.data_ptr() for x, y in zip(
         ours.state_dict().values(), network.state_dict().values(), strict=True
     ))  # fmt: skip
     theirs.state_dict = lambda: {"extract.extract_sublevels.convs.0.0.conv.weight": frames}
     with pytest.raises(ValueError, match="Run Frame Interpolation Model"):
-        pack.host._network(patcher)
+        pack.host.models.network_of(patcher)
 
 
 def test_a_midpoint_model_in_core_s_node_says_what_it_can_not_do(
     pack: SimpleNamespace, weights: Callable[[str], Path]
 ) -> None:
-    held = pack.host.RIFE(pack.host.rife.load_model(weights("v3.8"), "cpu"))
+    held = pack.host.models.RIFE(pack.rife.load_model(weights("v3.8"), "cpu"))
     images, middle = torch.rand(2, 3, 64, 64), torch.full((2, 1, 64, 64), 0.5)
     assert held(images, images.flip(0), middle, {}).shape == images.shape
     with pytest.raises(ValueError, match="RIFE Frame Interpolate"):
@@ -818,7 +821,7 @@ def test_a_midpoint_model_in_core_s_node_says_what_it_can_not_do(
 def released(pack: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """The networks whose memory on the GPU is given back."""
     networks: list[object] = []
-    monkeypatch.setattr(pack.host, "cards", SimpleNamespace(release=networks.append))
+    monkeypatch.setattr(pack.host.models, "cards", SimpleNamespace(release=networks.append))
     return networks
 
 
@@ -830,7 +833,7 @@ def test_what_runs_leave_on_the_gpu_goes_when_comfyui_unloads_the_model(
 ) -> None:
     callbacks: dict[str, Callable[..., None]] = {}
     monkeypatch.setattr(
-        pack.host.ModelPatcher,
+        pack.host.models.ModelPatcher,
         "add_callback",
         lambda self, moment, callback: callbacks.update({moment: callback}),
     )
@@ -851,7 +854,7 @@ def test_nothing_stays_on_a_gpu_that_is_nearly_full(
     kept: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    memory = pack.host.model_management
+    memory = pack.host.models.model_management
     total = memory.get_total_memory(model.load_device)
     monkeypatch.setattr(memory, "get_free_memory", lambda *_: free * total)
     interpolate(pack, model, frames, 2)

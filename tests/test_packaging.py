@@ -62,20 +62,19 @@ def test_the_registry_finds_our_pictures_where_they_are(pyproject: dict) -> None
 def test_the_archive_has_what_runs_and_nothing_else(in_git: None) -> None:
     files = archive.files()
     parts = {file.partition("/")[0] for file in files}
-    modules = {"__init__.py", "__main__.py", "nodes.py", "comfy_host.py", "frame_rates.py"}
-    modules |= {"doctor_host.py"}
+    modules = {"__init__.py", "__main__.py", "nodes.py", "runs.py", "doctor_host.py"}
     needed = {
-        *(*modules, "rife"),
+        *(*modules, "comfy_host", "rife"),
         *("pyproject.toml", "requirements.txt", "README.md", "CHANGELOG.md", "LICENSE"),
     }
     assert needed <= parts
     assert parts - needed <= {"example_workflows", "locales", "subgraphs", "web"}
-    code = {file for file in files if file.endswith(".py") and not file.startswith("rife/")}
+    code = {file for file in files if "/" not in file and file.endswith(".py")}
     assert code == modules
-    assert {file for file in files if file.startswith("rife/")} == {
+    assert {file for file in files if file.startswith(("comfy_host/", "rife/"))} == {
         file.relative_to(ROOT).as_posix()
-        for pattern in ("*.py", "*.cu")
-        for file in (ROOT / "rife").rglob(pattern)
+        for pattern in ("comfy_host/*.py", "rife/**/*.py", "rife/**/*.cu")
+        for file in ROOT.glob(pattern)
     }
 
 

@@ -109,7 +109,7 @@ def test_where_the_rate_is_unknown_8_fps_are_assumed_with_a_warning(
 
 def test_the_rate_is_followed_through_inputs_that_comfyui_s_nodes_have(comfy: ComfyUI) -> None:
     nodes = comfy.get("/object_info")
-    text = (PACK / "frame_rates.py").read_text()
+    text = (PACK / "comfy_host" / "source_rates.py").read_text()
     table = ast.literal_eval(re.search(r"PASS_FRAMES_ON = (\{.*?\})", text, re.DOTALL)[1])
     for kind, name in table.items():
         if kind in nodes:

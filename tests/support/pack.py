@@ -41,5 +41,12 @@ def install_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNames
     module = load_pack(PACK)
     nodes = asyncio.run(asyncio.run(module.comfy_entrypoint()).get_node_list())
     by_id = {node.define_schema().node_id: node for node in nodes}
-    host = sys.modules[f"{module.__name__}.comfy_host"]
-    return SimpleNamespace(nodes=by_id, host=host, models=tmp_path, others=others)
+    # Python sets submodules on the first import of a package only, and this may be a later one.
+    host, library = (sys.modules[f"{module.__name__}.{name}"] for name in ("comfy_host", "rife"))
+    return SimpleNamespace(
+        nodes=by_id,
+        host=host,
+        rife=library,
+        models=tmp_path,
+        others=others,
+    )

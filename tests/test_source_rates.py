@@ -1,6 +1,5 @@
 """Prompts in which `source_fps` was forgotten."""
 
-import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -37,7 +36,7 @@ def connect(
         for kind, (types, names) in OUTPUTS.items()
     }
     monkeypatch.setattr(comfy_nodes, "NODE_CLASS_MAPPINGS", classes)
-    module = sys.modules[pack.host.__name__.replace("comfy_host", "frame_rates")]
+    module = pack.host.source_rates
 
     def connect(nodes: dict[str, tuple[str, dict]]) -> dict[str, dict]:
         prompt = {key: {"class_type": kind, "inputs": ins} for key, (kind, ins) in nodes.items()}
