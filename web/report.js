@@ -1,32 +1,31 @@
 /**
  * Shows on our nodes what their last run did, or why it failed.
  *
- * The page removes the text of progress when a run ends, and newer ones show no error's message
- * before one asks for it, so a node gets a box of its own.
+ * The page removes the text of progress when a run ends, and newer pages hide an error's message
+ * until the user asks for it. So each node gets a text box of its own.
  */
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { RATE_WIDGETS, getRootGraph } from "./common.js";
 
 const NODES = ["LoadRIFEModel", "RIFEFrameInterpolate", "RIFEVideoInterpolate", "RIFEOpticalFlow"];
-/** What nodes that play or save frames call their rate. */
-const RATES = ["fps", "frame_rate"];
-const REPORT = "report";
-/** The page's own box of progress, which older pages leave on the node. */
-const PROGRESS = "$$node-text-preview";
+const REPORT_WIDGET = "report";
+/** The page's own widget with the text of progress, which older pages leave on the node. */
+const PROGRESS_WIDGET = "$$node-text-preview";
 
 app.registerExtension({
   name: "rife-frame-interpolation.report",
 
   setup() {
-    let failed = null;
+    let failedNode = null;
     api.addEventListener("execution_error", ({ detail }) => {
       if (!NODES.includes(detail.node_type)) return;
-      failed = findNode(detail.node_id);
-      if (failed) showText(failed, detail.exception_message.trim());
+      failedNode = findNode(detail.node_id);
+      if (failedNode) showText(failedNode, detail.exception_message.trim());
     });
     api.addEventListener("execution_start", () => {
-      removeWidget(failed, REPORT);
-      failed = null;
+      removeWidget(failedNode, REPORT_WIDGET);
+      failedNode = null;
     });
   },
 
@@ -38,7 +37,7 @@ app.registerExtension({
     };
   },
 
-  // When a workflow is shown again, after another one.
+  // The page calls this when the user comes back to a workflow.
   onNodeOutputsUpdated(outputs) {
     for (const [path, output] of Object.entries(outputs)) showReport(findNode(path), output);
   },
@@ -46,20 +45,20 @@ app.registerExtension({
 
 function showReport(node, output) {
   if (!NODES.includes(node?.comfyClass) || !output?.text) return;
-  const otherRates = output.fps ? findOtherRates(node, output.fps[0]) : [];
+  const otherRates = output.fps ? describeOtherRates(node, output.fps[0]) : [];
   showText(node, [...otherRates, ...output.text].join("\n"));
 }
 
 /**
- * A line for each node that gets our frames and plays them at another rate than `fps` gives: one
- * that was never connected there, or slow motion. It is found at each run, as ours needn't run
- * again then.
+ * Returns a line for each node that gets our frames and plays them at another rate than `fps`: its
+ * rate was never connected, or slow motion is wanted. The lines are made here, as our node needn't
+ * run again when that rate changes.
  */
-function findOtherRates(node, fps) {
+function describeOtherRates(node, fps) {
   const links = [...node.graph.links.values()].filter((it) => it.origin_id === node.id);
   return links.filter((it) => it.origin_slot === 0).flatMap((link) => {
     const target = node.graph.getNodeById(link.target_id);
-    const widget = target?.widgets?.find((it) => RATES.includes(it.name));
+    const widget = target?.widgets?.find((it) => RATE_WIDGETS.includes(it.name));
     const isConnected = target?.inputs.find((it) => it.name === widget?.name)?.link != null;
     if (!widget || isConnected || Math.abs(widget.value - fps) < 0.01) return [];
     const rates = `${widget.value} fps, not at ${+fps.toFixed(3)}`;
@@ -68,9 +67,9 @@ function findOtherRates(node, fps) {
 }
 
 function showText(node, text) {
-  removeWidget(node, PROGRESS);
-  const widget = node.widgets.find((it) => it.name === REPORT) ?? addReport(node);
-  widget.value = [...new Set(text.split("\n"))].join("\n"); // of a list of clips, each says the same
+  removeWidget(node, PROGRESS_WIDGET);
+  const widget = node.widgets.find((it) => it.name === REPORT_WIDGET) ?? addReport(node);
+  widget.value = [...new Set(text.split("\n"))].join("\n"); // a list of clips repeats lines
   const [width, height] = node.computeSize();
   node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height)]);
 }
@@ -79,9 +78,9 @@ function addReport(node) {
   const box = document.createElement("textarea");
   box.className = "comfy-multiline-input";
   box.readOnly = true;
-  // Of a type that pages don't know: they would draw another widget in the place of the box.
-  const widget = node.addDOMWidget(REPORT, "rife_report", box, {
-    getMinHeight: () => parseInt(box.style.minHeight) || 0, // Nodes 2.0 goes by the style itself
+  // The type is unknown to the page, which would else draw a widget of its own instead of the box.
+  const widget = node.addDOMWidget(REPORT_WIDGET, "rife_report", box, {
+    getMinHeight: () => parseInt(box.style.minHeight) || 0, // Nodes 2.0 reads the style itself
     getValue: () => box.value,
     setValue: (text) => {
       box.value = text;
@@ -102,9 +101,9 @@ function removeWidget(node, name) {
   if (widget) node.removeWidget(widget);
 }
 
-/** `path`: the node's id, after those of the subgraphs it is in, or of the nodes that stand for them. */
+/** `path`: ids of the subgraphs around a node, or of the nodes that stand for them, and its own. */
 function findNode(path) {
-  const root = app.rootGraph ?? app.graph;
+  const root = getRootGraph();
   let graph = root;
   let node;
   for (const id of String(path).split(":")) {

@@ -1,42 +1,41 @@
 /**
- * Completes what the page does when it swaps another pack's node for RIFE Frame Interpolate.
+ * Completes the page's replacement of another pack's node by RIFE Frame Interpolate.
  *
- * The page carries over links and widget values as /node_replacements maps them. What no mapping
- * can say is done here, once the swap is over: the checkpoint becomes a Load RIFE Model, the rate
- * that is typed into the workflow becomes `source_fps`, and links that lead nowhere are removed.
+ * The page carries over links and widget values as /node_replacements maps them. After that, this
+ * module does what no mapping can say: the checkpoint becomes a Load RIFE Model, the rate that is
+ * typed into the workflow becomes `source_fps`, and links that lead nowhere are removed.
  */
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { RATE_WIDGETS, getRootGraph } from "./common.js";
 
 const OURS = "RIFEFrameInterpolate";
 const LOADER = "LoadRIFEModel";
-/** Titles that other packs gave their nodes, in contrast to those of users. */
+/** Titles that other packs give their nodes; any other title is the user's own. */
 const THEIR_TITLES = /^\W*(RIFE VFI|FL[ _]RIFE|RIFE ?Interpolation|RIFE Frame Interpolation)/;
-/** What nodes that write videos call the rate typed into them. */
-const RATES = ["fps", "frame_rate"];
-/** What says which pack a node comes from. */
-const ORIGIN = ["cnr_id", "aux_id", "ver"];
+/** Properties that say from which pack a node comes. */
+const ORIGIN_PROPERTIES = ["cnr_id", "aux_id", "ver"];
 
 app.registerExtension({
   name: "rife-frame-interpolation.swap",
 
   async afterConfigureGraph() {
-    const root = app.rootGraph ?? app.graph;
+    const root = getRootGraph();
     const graphs = [root, ...(root.subgraphs?.values() ?? [])];
-    // Of nodes, only those whose type is missing keep what the workflow had.
+    // Only nodes of a missing type keep what the workflow says of them.
     const missing = graphs.flatMap((graph) => graph.nodes.filter((it) => it.last_serialization));
     if (!missing.length) return;
-    const answer = await api.fetchApi("/node_replacements");
-    const replacements = answer.ok ? await answer.json() : {}; // older servers have none
+    const response = await api.fetchApi("/node_replacements");
+    const replacements = response.ok ? await response.json() : {}; // older servers have none
     for (const node of missing) {
       const replacement = replacements[node.last_serialization.type]?.[0];
-      if (replacement?.new_node_id === OURS) completeSwap(node, replacement);
+      if (replacement?.new_node_id === OURS) completeWhenSwapped(node, replacement);
     }
   },
 });
 
-/** Arranges that the swap of a missing node, if it ever comes, is completed. */
-function completeSwap(theirs, replacement) {
+/** Completes the swap of a missing node when the user asks the page for it, if ever. */
+function completeWhenSwapped(theirs, replacement) {
   const onRemoved = theirs.onRemoved;
   theirs.onRemoved = function () {
     onRemoved?.apply(this);
@@ -52,20 +51,20 @@ function completeSwap(theirs, replacement) {
   };
 }
 
-/** `theirs`: the node as the workflow has it. */
+/** `theirs`: the replaced node, as the workflow has it. */
 function takeOver(ours, theirs, replacement) {
-  const own = LiteGraph.createNode(OURS);
-  if (THEIR_TITLES.test(theirs.title ?? "")) ours.title = own.title;
-  for (const key of ORIGIN) {
+  const fresh = LiteGraph.createNode(OURS);
+  if (THEIR_TITLES.test(theirs.title ?? "")) ours.title = fresh.title;
+  for (const key of ORIGIN_PROPERTIES) {
     delete ours.properties[key];
-    if (key in own.properties) ours.properties[key] = own.properties[key];
+    if (key in fresh.properties) ours.properties[key] = fresh.properties[key];
   }
   const size = ours.computeSize();
   ours.setSize([Math.max(ours.size[0], size[0]), size[1]]);
   dropStrayLinks(ours);
 
-  const carried = (input) => replacement.input_mapping.find((it) => it.new_id === input)?.old_id;
-  const checkpoint = theirs.widgets_values?.[replacement.old_widget_ids.indexOf(carried("model"))];
+  const oldInput = (input) => replacement.input_mapping.find((it) => it.new_id === input)?.old_id;
+  const checkpoint = theirs.widgets_values?.[replacement.old_widget_ids.indexOf(oldInput("model"))];
   if (!connectLoader(ours, checkpoint)) {
     app.extensionManager.toast.add({
       severity: "info",
@@ -76,10 +75,10 @@ function takeOver(ours, theirs, replacement) {
       life: 10_000,
     });
   }
-  if (!carried("source_fps")) setSourceRate(ours);
+  if (!oldInput("source_fps")) setSourceRate(ours);
 }
 
-/** Removes links of another type, and those of inputs that ours lacks, which older pages leave. */
+/** Removes links of a wrong type, and those to inputs that ours lacks, which older pages leave. */
 function dropStrayLinks(ours) {
   const { graph } = ours;
   for (const link of [...graph.links.values()].filter((it) => it.target_id === ours.id)) {
@@ -95,20 +94,23 @@ function dropStrayLinks(ours) {
   }
 }
 
-/** Connects a Load RIFE Model with that file, a new one if need be; false if it is not known. */
+/**
+ * Connects a Load RIFE Model that has the checkpoint, a new one if the graph has none. Returns
+ * false if no model has that name, with or without its extension.
+ */
 function connectLoader(ours, checkpoint) {
   const { graph } = ours;
   const modelName = (loader) => loader.widgets.find((it) => it.name === "model_name");
-  const added = LiteGraph.createNode(LOADER);
-  const file = modelName(added).options.values.find(
+  const newLoader = LiteGraph.createNode(LOADER);
+  const file = modelName(newLoader).options.values.find(
     (name) => name === checkpoint || name.replace(/\.\w+$/, "") === checkpoint,
   );
   if (!file) return false;
   let loader = graph.nodes.find((it) => it.type === LOADER && modelName(it).value === file);
   if (!loader) {
-    loader = added;
+    loader = newLoader;
     modelName(loader).value = file;
-    loader.pos = [ours.pos[0], ours.pos[1] - loader.size[1] - 80]; // above it, titles included
+    loader.pos = [ours.pos[0], ours.pos[1] - loader.size[1] - 80]; // above, with room for titles
     graph.add(loader);
   }
   loader.connect(0, ours, ours.findInputSlot("model"));
@@ -116,8 +118,8 @@ function connectLoader(ours, checkpoint) {
 }
 
 /**
- * Sets `source_fps` so that the `fps` output is the rate that is typed into the workflow: whoever
- * made it has already multiplied.
+ * Sets `source_fps` so that the `fps` output is the rate that is typed into the workflow, which is
+ * the multiplied one.
  */
 function setSourceRate(ours) {
   const multiplier = numberOf(ours, "multiplier");
@@ -126,7 +128,7 @@ function setSourceRate(ours) {
   ours.widgets.find((it) => it.name === "source_fps").value = +(rate / multiplier).toFixed(3);
 }
 
-/** The rate typed into the nearest node with one that the images of `from` reach. */
+/** Returns the rate that is typed into the nearest node which the images of `from` reach. */
 function findRate(from) {
   const { graph } = from;
   const reached = new Set([from]);
@@ -134,14 +136,14 @@ function findRate(from) {
     for (const link of graph.links.values()) {
       const target = graph.getNodeById(link.target_id);
       if (link.origin_id !== node.id || link.type !== "IMAGE" || !target) continue;
-      const rate = RATES.map((name) => numberOf(target, name)).find(Boolean);
+      const rate = RATE_WIDGETS.map((name) => numberOf(target, name)).find(Boolean);
       if (rate) return rate;
       reached.add(target);
     }
   }
 }
 
-/** A number typed into a node, or into one that holds nothing else and is connected instead. */
+/** Returns the number typed into a widget, or into the node that is connected in its place. */
 function numberOf(node, name) {
   const slot = node.inputs?.findIndex((it) => it.name === name) ?? -1;
   const link = slot < 0 ? null : node.getInputLink(slot);

@@ -1,0 +1,10 @@
+/** What both of our extensions of the page need. The page loads this file, too, to no effect. */
+import { app } from "../../scripts/app.js";
+
+/** Names of the widgets in which nodes that play or save frames have their rate. */
+export const RATE_WIDGETS = ["fps", "frame_rate"];
+
+/** The workflow's outermost graph; older pages have no other. */
+export function getRootGraph() {
+  return app.rootGraph ?? app.graph;
+}
