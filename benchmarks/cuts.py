@@ -1,8 +1,9 @@
-"""How well cuts are found: our detector, CogVideo's rule, a plain difference, and PySceneDetect.
+"""Compares detectors of cuts: ours, CogVideo's rule, a plain difference, and PySceneDetect.
 
-Makes short sequences of real clips, seeded: splices of different shots, and what is easily taken
-for one (fades, flashes, pans, zooms, shaking, large things rushing by). Half of them are encoded
-with H.264 in between. Thresholds are tuned on the clips of TUNING, figures are for all others.
+Makes short seeded sequences from real clips: splices of different shots, and what is easily
+mistaken for one (fades, flashes, pans, zooms, shaking, large objects that rush by). Half of them
+are encoded with H.264. Thresholds are tuned on the clips of TUNING; figures are for these and for
+all others.
 
 Run from the repository's root, with the development set-up of the README and with scenedetect and
 opencv-python-headless: python -m benchmarks.cuts --clips DIR
@@ -27,7 +28,7 @@ from rife.analysis.duplicates import is_duplicate
 from rife.analysis.thumbnail import make_thumbnail
 from tools import assets
 
-#: Cuts by eye, as the number of the first frame after; other clips are one shot, or fade.
+#: Cuts found by eye, as the number of the first frame after; other clips are one shot, or fade.
 CUTS = {
     "bikes": (30, 76, 137, 187, 242),
     "comfyui_login": (50, 100, 150, 200, 252, 302),
@@ -36,13 +37,15 @@ CUTS = {
 }
 TUNING = {"bikes", "carphone_pristine", "comfyui_login", "kitten", "horse", "cogvideo_1"}
 TUNING |= {"cogvideo_4", "a", "box"}
-SAME = {"bigbuckbunny": "trailer_bbb"}  # the one is a piece of the other
+#: A clip -> the clip of which it is a part, so that no sequence splices the two.
+PART_OF = {"bigbuckbunny": "trailer_bbb"}
 
-WIDTH, LENGTH = 256, 20  # of a sequence
+#: Pixels across and number of frames of a sequence.
+WIDTH, LENGTH = 256, 20
 
 Frames = list[torch.Tensor]  # (3, H, W), in [0, 1]
 Images = list[np.ndarray]  # (H, W, 3), uint8
-Rule = Callable[[Images], set[int]]  # where cuts are
+Rule = Callable[[Images], set[int]]  # -> numbers of the frames at which shots begin
 
 
 def as_tensor(image: np.ndarray) -> torch.Tensor:
@@ -53,10 +56,10 @@ def as_image(frame: torch.Tensor) -> np.ndarray:
     return (255 * frame.clamp(0, 1)).round().byte().permute(1, 2, 0).numpy().copy()
 
 
-def read(path: Path, side: int = 480) -> Iterator[np.ndarray]:
+def read_images(path: Path, longer_side: int = 480) -> Iterator[np.ndarray]:
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
-            scale = min(1, side / max(frame.width, frame.height)) / 2
+            scale = min(1, longer_side / max(frame.width, frame.height)) / 2
             size = {
                 "width": round(frame.width * scale) * 2,
                 "height": round(frame.height * scale) * 2,
@@ -64,27 +67,35 @@ def read(path: Path, side: int = 480) -> Iterator[np.ndarray]:
             yield frame.to_ndarray(format="rgb24", interpolation="AREA", **size)
 
 
-def shots_of(path: Path) -> list[list[np.ndarray]]:
-    """The clip's shots, of 100 frames at most, without what is (nearly) one colour."""
+def split_into_shots(path: Path) -> list[Images]:
+    """Returns the clip's shots, of at most 100 frames, without frames of nearly one colour."""
     shots = [[]]
-    for i, image in enumerate(read(path)):
-        flat = image.std() < 16
-        if i in CUTS.get(path.stem, ()) or (flat and shots[-1]):
+    for i, image in enumerate(read_images(path)):
+        is_flat = image.std() < 16
+        if i in CUTS.get(path.stem, ()) or (is_flat and shots[-1]):
             shots.append([])
-        if len(shots[-1]) < 100 and not flat:
+        if len(shots[-1]) < 100 and not is_flat:
             shots[-1].append(image)
     return [shot for shot in shots if len(shot) > 5]
 
 
-class Maker:
-    """Sequences made of `shots`: (source, frames) each. What `seed` says is all that is random."""
+class SequenceMaker:
+    """Makes one sequence from shots.
 
-    def __init__(self, shots: list[tuple[str, list[np.ndarray]]], seed: int):
+    Args:
+        shots: (name of the clip, images).
+        seed: Decides all that is random.
+    """
+
+    def __init__(self, shots: list[tuple[str, Images]], seed: str) -> None:
         self.shots, self.random = shots, random.Random(seed)
         self.height = self.random.choice((108, 144, 172, 192, 256))
 
     def view(self, image, x=0.0, y=0.0, zoom=1.0, angle=0.0) -> torch.Tensor:
-        """A camera at (x, y) of `image`, whose borders are at -1 and 1; zoom 2 sees half."""
+        """Returns what a camera sees at (x, y) of `image`, whose borders are at -1 and 1.
+
+        At zoom 2 it sees half of the image, at an angle of so many radians.
+        """
         rows, columns = image.shape[1:]
         fit = min(columns / WIDTH, rows / self.height) / zoom
         width, height = fit * WIDTH / columns, fit * self.height / rows
@@ -94,38 +105,39 @@ class Maker:
         grid = F.affine_grid(torch.tensor([affine], dtype=torch.float32), size, align_corners=False)
         return F.grid_sample(image[None], grid, padding_mode="reflection", align_corners=False)[0]
 
-    def clip(self, other_than: str = "", speed: int = 1) -> tuple[str, list[torch.Tensor]]:
-        """LENGTH frames of a shot (forth and back if it is short), as they are."""
+    def pick_shot(self, other_than: str = "", speed: int = 1) -> tuple[str, Frames]:
+        """Returns a clip's name and LENGTH frames of a shot, back and forth if it is short."""
         name, shot = self.random.choice([shot for shot in self.shots if shot[0] != other_than])
         start = self.random.randrange(max(1, len(shot) - LENGTH * speed))
-        there_and_back = [*range(len(shot)), *range(len(shot) - 2, 0, -1)] or [0]
-        picked = [there_and_back[(start + i * speed) % len(there_and_back)] for i in range(LENGTH)]
-        return name, [as_tensor(shot[i]) for i in picked]
+        cycle = [*range(len(shot)), *range(len(shot) - 2, 0, -1)] or [0]
+        indices = [cycle[(start + i * speed) % len(cycle)] for i in range(LENGTH)]
+        return name, [as_tensor(shot[i]) for i in indices]
 
     def plain(self, other_than: str = "", speed: int = 1) -> tuple[str, Frames]:
-        name, clip = self.clip(other_than, speed)
+        """Returns a shot from a still camera, somewhere in the picture."""
+        name, frames = self.pick_shot(other_than, speed)
         zoom = self.random.uniform(1, 1.5)
         x, y = (self.random.uniform(-1, 1) * (1 - 1 / zoom) for _ in "xy")
-        return name, [self.view(image, x, y, zoom) for image in clip]
+        return name, [self.view(image, x, y, zoom) for image in frames]
 
     def camera(self, path: Callable[[float], tuple], other_than: str = "") -> tuple[str, Frames]:
-        """A shot from a moving camera: path(time) -> (x, y, zoom, angle). With motion blur."""
-        name, clip = self.clip(other_than)
+        """Returns a shot from a moving camera, with blur: path(time) -> (x, y, zoom, angle)."""
+        name, frames = self.pick_shot(other_than)
         shutter = self.random.choice((0, 0.25, 0.5))
         moments = np.linspace(0, shutter, 5 if shutter else 1)
         return name, [
             torch.stack([self.view(image, *path(i + m)) for m in moments]).mean(0)
-            for i, image in enumerate(clip)
+            for i, image in enumerate(frames)
         ]
 
-    def grainy(self, frames: Frames) -> Frames:
+    def add_grain(self, frames: Frames) -> Frames:
         noise = np.random.default_rng(self.random.randrange(2**32))
         sigma = self.random.uniform(0.02, 0.08)
         return [
             f + sigma * torch.from_numpy(noise.standard_normal(f.shape)).float() for f in frames
         ]
 
-    # What is a cut: -> frames, the cut's place
+    # Sequences with a cut: each returns the frames and the number of the second shot's first frame.
 
     def splice(self, make=None) -> tuple[Frames, int]:
         make = make or self.plain
@@ -135,7 +147,7 @@ class Maker:
         return a[:at] + b[at:], at
 
     def splice_alike(self):
-        """The second shot in the colours of the first."""
+        """Gives the second shot the colours of the first."""
         frames, at = self.splice()
         a, b = torch.stack(frames[:at]), torch.stack(frames[at:])
         (m, s), (n, t) = ((x.mean((0, 2, 3)), x.std((0, 2, 3))) for x in (a, b))
@@ -149,18 +161,18 @@ class Maker:
 
     def splice_grainy(self):
         frames, at = self.splice()
-        return self.grainy(frames), at
+        return self.add_grain(frames), at
 
     def splice_moving(self):
-        return self.splice(lambda other_than="": self.pan_of(other_than, 0.02, 0.1))
+        return self.splice(lambda other_than="": self.make_pan(other_than, 0.02, 0.1))
 
-    # What is none: -> frames, None
+    # Sequences without a cut: each returns the frames and None.
 
     def fast(self):
         return self.plain(speed=self.random.choice((2, 3)))[1], None
 
     def grain(self):
-        return self.grainy(self.plain()[1]), None
+        return self.add_grain(self.plain()[1]), None
 
     def fade(self):
         frames, colour = self.plain()[1], self.random.choice((0.0, 1.0))
@@ -194,19 +206,19 @@ class Maker:
             frames[i] = frames[i] * (1 + (gain - 1) * glow)
         return frames, None
 
-    def pan_of(self, other_than: str, slowest: float, fastest: float):
+    def make_pan(self, other_than: str, slowest: float, fastest: float):
         zoom, angle = self.random.uniform(2, 3), self.random.uniform(0, 2 * np.pi)
         step = self.random.uniform(slowest, fastest) * 2 / zoom  # of the view's width
         dx, dy = step * np.cos(angle), step * np.sin(angle) * 0.5
         reach, phase = 1 - 1 / zoom, self.random.uniform(0, 4)
 
-        def swing(way):  # to the border and back
-            return reach * (abs((way / reach + phase) % 4 - 2) - 1)
+        def swing(distance):  # from border to border
+            return reach * (abs((distance / reach + phase) % 4 - 2) - 1)
 
         return self.camera(lambda t: (swing(dx * t), swing(dy * t), zoom, 0), other_than)
 
     def pan(self):
-        return self.pan_of("", 0.05, 0.2)[1], None
+        return self.make_pan("", 0.05, 0.2)[1], None
 
     def zoom(self):
         rate, inward = self.random.uniform(1.02, 1.1), self.random.random() < 0.5
@@ -214,16 +226,17 @@ class Maker:
 
     def shake(self):
         noise = np.random.default_rng(self.random.randrange(2**32))
-        way = noise.uniform(-1, 1, (LENGTH + 2, 4)) * self.random.uniform(0.02, 0.1)
+        poses = noise.uniform(-1, 1, (LENGTH + 2, 4)) * self.random.uniform(0.02, 0.1)
 
         def path(t):
-            x, y, zoom, angle = way[int(t)] + (t % 1) * (way[int(t) + 1] - way[int(t)])
+            before, after = poses[int(t)], poses[int(t) + 1]
+            x, y, zoom, angle = before + (t % 1) * (after - before)
             return x, y, 1.3 + zoom / 2, angle / 2
 
         return self.camera(path)[1], None
 
     def object(self):
-        """A large piece of another shot rushes across."""
+        """Lets a large piece of another shot rush across the picture."""
         name, frames = self.plain()
         _, other = self.plain(other_than=name)
         width, height = (round(self.random.uniform(0.3, 0.75) * n) for n in (WIDTH, self.height))
@@ -237,20 +250,23 @@ class Maker:
         return frames, None
 
 
-SPLICES = ("splice", "splice_alike", "splice_dark", "splice_grainy", "splice_moving")
-OTHERS = ("fast", "grain", "fade", "dissolve", "flash", "pan", "zoom", "shake", "object")
+WITH_CUT = ("splice", "splice_alike", "splice_dark", "splice_grainy", "splice_moving")
+WITHOUT_CUT = ("fast", "grain", "fade", "dissolve", "flash", "pan", "zoom", "shake", "object")
 
 
-def sequences(shots, per_kind: int, seed: int) -> Iterator[tuple[str, list[np.ndarray], set[int]]]:
-    for kind in SPLICES + OTHERS:
+def make_sequences(
+    shots: list[tuple[str, Images]], per_kind: int, seed: int
+) -> Iterator[tuple[str, Images, set[int]]]:
+    """Yields (kind, images, cuts)."""
+    for kind in WITH_CUT + WITHOUT_CUT:
         for k in range(per_kind):
-            frames, cut = getattr(Maker(shots, f"{seed} {kind} {k}"), kind)()
+            frames, cut = getattr(SequenceMaker(shots, f"{seed} {kind} {k}"), kind)()
             images = [as_image(frame) for frame in frames]
-            yield kind, encoded(images) if k % 2 else images, {cut} - {None}
+            yield kind, encode_and_decode(images) if k % 2 else images, {cut} - {None}
 
 
-def encoded(images: list[np.ndarray], crf: int = 23) -> list[np.ndarray]:
-    """As they come back from H.264."""
+def encode_and_decode(images: Images, crf: int = 23) -> Images:
+    """Returns the images as they come back from H.264."""
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=25, options={"crf": str(crf)})
@@ -264,9 +280,11 @@ def encoded(images: list[np.ndarray], crf: int = 23) -> list[np.ndarray]:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
-def ours(images: Images) -> set[int]:
-    detector, frames = CutDetector(), (make_thumbnail(torch.from_numpy(image)) for image in images)
-    return {i for i, pair in enumerate(pairwise(frames), 1) if detector.is_cut(*pair)}
+def detect_cuts(images: Images) -> set[int]:
+    """Our detector."""
+    detector = CutDetector()
+    thumbnails = (make_thumbnail(torch.from_numpy(image)) for image in images)
+    return {i for i, pair in enumerate(pairwise(thumbnails), 1) if detector.is_cut(*pair)}
 
 
 def by_difference(threshold: float) -> Rule:
@@ -279,16 +297,16 @@ def differences(images: Images) -> list[float]:
 
 
 def ssim(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Mean SSIM (Wang and others, 2004) of (3, H, W)."""
+    """Returns the mean SSIM (Wang et al., 2004) of two images (3, H, W)."""
     line = torch.exp(-((torch.arange(11) - 5.0) ** 2) / 4.5)
     kernel = (torch.outer(line, line) / line.sum() ** 2)[None, None]
     mean_a, mean_b, aa, bb, ab = (
         F.conv2d(F.pad(x[:, None], (5, 5, 5, 5), "replicate"), kernel)
         for x in (a, b, a * a, b * b, a * b)
     )
-    likeness = (2 * mean_a * mean_b + 1e-4) / (mean_a**2 + mean_b**2 + 1e-4)
+    luminance = (2 * mean_a * mean_b + 1e-4) / (mean_a**2 + mean_b**2 + 1e-4)
     var = aa - mean_a**2 + bb - mean_b**2
-    return (likeness * (2 * (ab - mean_a * mean_b) + 9e-4) / (var + 9e-4)).mean().item()
+    return (luminance * (2 * (ab - mean_a * mean_b) + 9e-4) / (var + 9e-4)).mean().item()
 
 
 def by_ssim(images: Images) -> set[int]:
@@ -314,8 +332,8 @@ def by_scenedetect(name: str) -> Rule:
     return rule
 
 
-def best_difference(labelled: list[tuple[str, Images, set[int]]]) -> float:
-    """The threshold with the best F1."""
+def tune_difference(labelled: list[tuple[str, Images, set[int]]]) -> float:
+    """Returns the threshold of the mean difference with the best F1."""
     scored = sorted(
         (
             (x, i in cuts)
@@ -324,21 +342,24 @@ def best_difference(labelled: list[tuple[str, Images, set[int]]]) -> float:
         ),
         reverse=True,
     )
-    everything, found, best = sum(cut for _, cut in scored), 0, (0.0, 0.0)
+    cuts, hits, best = sum(cut for _, cut in scored), 0, (0.0, 0.0)
     for n, (x, cut) in enumerate(scored, 1):
-        found += cut
-        best = max(best, (2 * found / (n + everything), x))
+        hits += cut
+        best = max(best, (2 * hits / (n + cuts), x))
     return best[1]
 
 
-def tell(rules: dict[str, Rule], labelled: Iterable[tuple[str, Images, set[int]]]) -> None:
+def print_accuracy(
+    rules: dict[str, Rule], labelled: Iterable[tuple[str, Images, set[int]]]
+) -> None:
+    """Prints how often each rule errs, and on which kinds of sequences or clips."""
     hits, missed, false = Counter(), defaultdict(Counter), defaultdict(Counter)
     for kind, images, cuts in labelled:
         for name, rule in rules.items():
-            found = rule(images)
-            hits[name] += len(found & cuts)
-            missed[name][kind] += len(cuts - found)
-            false[name][kind] += len(found - cuts)
+            detected = rule(images)
+            hits[name] += len(detected & cuts)
+            missed[name][kind] += len(cuts - detected)
+            false[name][kind] += len(detected - cuts)
     print(
         "| rule | precision | recall | F1 | missed | false |\n| --- | --- | --- | --- | --- | --- |"
     )
@@ -356,12 +377,12 @@ def tell(rules: dict[str, Rule], labelled: Iterable[tuple[str, Images, set[int]]
         print(f"| {name} |", " | ".join([f"{x:.3f}" for x in scores] + kinds), "|")
 
 
-def tell_repeats(paths: list[Path]) -> None:
-    """How many repeats are found after encoding, and how much motion is taken for repeats."""
+def print_repeats(paths: list[Path]) -> None:
+    """Prints how many repeats are detected after encoding, and how much motion passes for one."""
     print("| clip | repeats at crf 18 | 23 | 28 | real motion | pan, 0.25 pixels a frame |")
     print("| --- | --- | --- | --- | --- | --- |")
     for path in paths:
-        images = list(islice(read(path, 720), 8, 40))
+        images = list(islice(read_images(path, 720), 8, 40))
         twos = [image for image in images[:16] for _ in range(2)]
         width, still = images[0].shape[1], as_tensor(images[0])[None]
         pan = []
@@ -372,16 +393,17 @@ def tell_repeats(paths: list[Path]) -> None:
                 F.grid_sample(still, grid, padding_mode="reflection", align_corners=False)[0]
             )
         cells = []
-        tests = [(encoded(twos, crf), 2) for crf in (18, 23, 28)]
-        tests += [(images, 1), (encoded([as_image(x) for x in pan]), 1)]
+        tests = [(encode_and_decode(twos, crf), 2) for crf in (18, 23, 28)]
+        tests += [(images, 1), (encode_and_decode([as_image(x) for x in pan]), 1)]
         for frames, step in tests:
-            small = [make_thumbnail(torch.from_numpy(x)) for x in frames]
-            same = [is_duplicate(*pair) for pair in list(pairwise(small))[::step]]
-            cells.append(f"{sum(same)} of {len(same)}")
+            thumbnails = [make_thumbnail(torch.from_numpy(x)) for x in frames]
+            repeats = [is_duplicate(*pair) for pair in list(pairwise(thumbnails))[::step]]
+            cells.append(f"{sum(repeats)} of {len(repeats)}")
         print(f"| {path.stem} |", " | ".join(cells), "|")
 
 
-def tell_times() -> None:
+def print_times() -> None:
+    """Prints how long a frame takes in each step of the detectors."""
     print("| frame | thumbnail | cut | repeat |\n| --- | --- | --- | --- |")
     torch.set_num_threads(1)
     for height, width in ((480, 720), (1080, 1920)):
@@ -413,27 +435,32 @@ def main() -> None:
     paths += sorted(options.clips.iterdir()) if options.clips else []
     parts = []
     for seed, tuning in enumerate((True, False)):
-        mine = [path for path in paths if (path.stem in TUNING) == tuning]
-        shots = [(SAME.get(path.stem, path.stem), s) for path in mine for s in shots_of(path)]
-        parts.append(list(sequences(shots, options.per_kind, seed)))
+        shots = [
+            (PART_OF.get(path.stem, path.stem), shot)
+            for path in paths
+            if (path.stem in TUNING) == tuning
+            for shot in split_into_shots(path)
+        ]
+        parts.append(list(make_sequences(shots, options.per_kind, seed)))
     rules = {
-        "ours": ours,
+        "ours": detect_cuts,
         "SSIM of 32x32 below 0.2 (CogVideo)": by_ssim,
-        "mean difference, tuned": by_difference(best_difference(parts[0])),
+        "mean difference, tuned": by_difference(tune_difference(parts[0])),
         "PySceneDetect ContentDetector": by_scenedetect("ContentDetector"),
         "PySceneDetect AdaptiveDetector (looks 2 frames ahead)": by_scenedetect("AdaptiveDetector"),
     }
     for title, part in zip(("Tuning", "Held out"), parts, strict=True):
         print(f"\n{title}: {len(part)} sequences, {sum(len(c) for *_, c in part)} cuts\n")
-        tell(rules, part)
+        print_accuracy(rules, part)
     for title, tuning in (("Whole clips of the tuning", True), ("Whole clips held out", False)):
-        mine = [path for path in paths if (path.stem in TUNING) == tuning]
+        clips = [path for path in paths if (path.stem in TUNING) == tuning]
         print(f"\n{title}\n")
-        tell(rules, ((p.stem, list(read(p)), set(CUTS.get(p.stem, ()))) for p in mine))
+        labelled = ((p.stem, list(read_images(p)), set(CUTS.get(p.stem, ()))) for p in clips)
+        print_accuracy(rules, labelled)
     print("\nRepeats\n")
-    tell_repeats(paths)
+    print_repeats(paths)
     print("\nTime on one core\n")
-    tell_times()
+    print_times()
 
 
 if __name__ == "__main__":

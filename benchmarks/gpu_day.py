@@ -439,19 +439,19 @@ def timeline(args: argparse.Namespace) -> dict:
     """What the GPU does while it runs from and to the CPU; and a picture beside the results."""
     if args.device == "cpu":
         return {}
-    from benchmarks.timeline import busy, draw, lanes, recorded
+    from benchmarks.timeline import busy_time, draw_lanes, record, sort_into_lanes
 
     network, result = network_for(args), {}
     for size in ("480p", "1080p"):
         frames = moving_frames(*args.sizes[size], 64)
-        trace, new = recorded(network, frames, 0.5)
-        spans = lanes(trace["traceEvents"])
-        whole = max(span.stop for each in spans.values() for span in each)
-        result[size] = {name: busy(each) / 1000 / new for name, each in spans.items()}
+        trace, new = record(network, frames, 0.5)
+        lanes = sort_into_lanes(trace["traceEvents"])
+        whole = max(span.stop for spans in lanes.values() for span in spans)
+        result[size] = {name: busy_time(spans) / 1000 / new for name, spans in lanes.items()}
         result[size]["whole"] = whole / 1000 / new
         print(size, {name: round(value, 3) for name, value in result[size].items()})
         try:
-            draw(spans, args.out.with_name(f"timeline-{size}.png"))
+            draw_lanes(lanes, args.out.with_name(f"timeline-{size}.png"))
         except Exception:
             traceback.print_exc()
     return result
