@@ -213,7 +213,6 @@ def test_the_library_knows_no_comfyui() -> None:
     assert find_comfyui(library) == []
 
 
-@pytest.mark.xfail(reason="being mended")
 def test_tests_import_no_test() -> None:
     assert find_tests_in_tests(imports_of(TESTS)) == []
 
