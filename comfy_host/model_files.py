@@ -6,7 +6,7 @@ from pathlib import Path
 import folder_paths
 
 from .. import rife
-from ..rife.models.download import fetch
+from ..rife.models.download import download_model
 from ..rife.models.zoo import DEFAULT, ZOO
 from .inputs import describe
 from .progress import show_progress, stop_if_interrupted
@@ -121,6 +121,6 @@ def _file_state(path: Path) -> str:
 def _download(name: str) -> Path:
     """Downloads a published model into our folder, and shows the progress in bytes."""
     with show_progress(desc=name, unit="B", unit_scale=True) as report_progress:
-        path = fetch(ZOO[name], _own_folder_path(), report_progress, stop_if_interrupted)
+        path = download_model(ZOO[name], _own_folder_path(), report_progress, stop_if_interrupted)
     _fingerprints_before_download[_file_state(path)] = name
     return path

@@ -17,8 +17,8 @@ from .interpolate_file import interpolate_file
 from .interrupts import raised_once
 from .media import Encoding
 from .models.checkpoint import EXTENSIONS, convert, describe, load_model
-from .models.download import fetch
-from .models.zoo import DEFAULT, ZOO, on_disk
+from .models.download import download_model
+from .models.zoo import DEFAULT, ZOO, find_on_disk
 from .options import Options
 from .timeline import Timeline
 
@@ -119,7 +119,7 @@ def _run_models(_: argparse.Namespace) -> int:
     rows = [("NAME", "VERSION", "SIZE", "ON DISK", "GOOD FOR")]
     for entry in ZOO.values():
         size = f"{entry.size / 1e6:.1f} MB" if entry.size else ""
-        is_on_disk = "yes" if on_disk(entry, [_models_folder()]) else ""
+        is_on_disk = "yes" if find_on_disk(entry, [_models_folder()]) else ""
         rows.append((entry.name, entry.version, size, is_on_disk, entry.good_for))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return _print_lines(*("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows))
@@ -129,7 +129,7 @@ def _run_get(args: argparse.Namespace) -> int:
     if args.name not in ZOO:
         raise FileError(f'There is no "{args.name}" among: python -m rife models')
     with progress_bar(args.name, unit="B", unit_scale=True) as report:
-        path = fetch(ZOO[args.name], args.to or _models_folder(), report, args.cancel)
+        path = download_model(ZOO[args.name], args.to or _models_folder(), report, args.cancel)
     _print_lines(f"{path}")
     return 0
 

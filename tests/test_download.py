@@ -18,8 +18,8 @@ import pytest
 from rife.callbacks import Cancelled
 from rife.models import download
 from rife.models.checkpoint import save_model
-from rife.models.download import DownloadError, fetch
-from rife.models.zoo import HubFile, Published, WebFile
+from rife.models.download import DownloadError, download_model
+from rife.models.zoo import HubFile, PublishedModel, WebFile
 from rife.networks.ifnet_v4 import VERSIONS, IFNet_v4
 
 from .support.hub import serving
@@ -41,7 +41,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture
 def server(checkpoint, monkeypatch):
-    monkeypatch.setattr(download, "PAUSES", (0, 0))
+    monkeypatch.setattr(download, "RETRY_DELAYS", (0, 0))
     with serving(checkpoint) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         yield server
@@ -51,7 +51,7 @@ def server(checkpoint, monkeypatch):
 def entry(request, server):
     hub = HubFile("owner/repo", f"folder/{NAME}")
     source = hub if request.param == "hub" else WebFile(f"{server.url}/releases/{NAME}")
-    return Published(NAME, VERSION, source, "tests")
+    return PublishedModel(NAME, VERSION, source, "tests")
 
 
 def with_hash(entry, content):
@@ -66,7 +66,7 @@ def shown(folder):
 def refused(entry, folder):
     """The message of a download that fails; nothing is left under the final name."""
     with pytest.raises(DownloadError) as error:
-        fetch(entry, folder)
+        download_model(entry, folder)
     assert shown(folder) == []
     assert entry.source.url in str(error.value)
     assert str(folder) in str(error.value)
@@ -77,7 +77,7 @@ def refused(entry, folder):
 def test_a_model_arrives_whole(server, entry, checkpoint, tmp_path, known):
     steps = []
     entry = with_hash(entry, checkpoint) if known else entry
-    path = fetch(entry, tmp_path / "models" / "rife", lambda *step: steps.append(step))
+    path = download_model(entry, tmp_path / "models" / "rife", lambda *step: steps.append(step))
     assert path == tmp_path / "models" / "rife" / NAME
     assert path.read_bytes() == checkpoint
     assert shown(path.parent) == [NAME]
@@ -88,31 +88,31 @@ def test_a_model_arrives_whole(server, entry, checkpoint, tmp_path, known):
 
 def test_what_is_there_is_not_fetched_again(server, entry, tmp_path):
     (tmp_path / NAME).write_bytes(b"the user's own")
-    assert fetch(entry, tmp_path).read_bytes() == b"the user's own"
+    assert download_model(entry, tmp_path).read_bytes() == b"the user's own"
     assert server.log == []
 
 
 def test_a_cut_is_resumed(server, entry, checkpoint, tmp_path):
     server.stop_at = len(checkpoint) // 2
-    assert fetch(entry, tmp_path).read_bytes() == checkpoint
+    assert download_model(entry, tmp_path).read_bytes() == checkpoint
     assert server.ranges() == [None, f"bytes={len(checkpoint) // 2}-"]
 
 
 def test_a_cancel_stops_it_and_the_next_call_goes_on(server, entry, checkpoint, tmp_path):
     looks = iter([False] * 8)
     with pytest.raises(Cancelled):
-        fetch(entry, tmp_path, cancel=lambda: next(looks, True))
+        download_model(entry, tmp_path, cancel=lambda: next(looks, True))
     assert shown(tmp_path) == []
-    assert fetch(entry, tmp_path).read_bytes() == checkpoint
+    assert download_model(entry, tmp_path).read_bytes() == checkpoint
     assert server.ranges()[1].startswith("bytes=")
 
 
 def test_two_versions_of_a_file_are_never_mixed(server, entry, checkpoint, tmp_path):
     server.content, server.stop_at = b"old" * len(checkpoint), 1000
     with pytest.raises(KeyboardInterrupt):
-        fetch(entry, tmp_path, cancel=lambda: part_size(tmp_path) == 1000 and interrupt())
+        download_model(entry, tmp_path, cancel=lambda: part_size(tmp_path) == 1000 and interrupt())
     server.content, server.etag = checkpoint, '"second"'
-    assert fetch(entry, tmp_path).read_bytes() == checkpoint
+    assert download_model(entry, tmp_path).read_bytes() == checkpoint
     assert not list(tmp_path.glob("*.part"))
 
 
@@ -128,14 +128,14 @@ def interrupt():
 def test_a_whole_hidden_file_is_not_fetched_again(server, entry, checkpoint, tmp_path):
     mark = hashlib.sha256(server.etag.encode()).hexdigest()[:8]
     (tmp_path / f".{NAME}.{mark}.part").write_bytes(checkpoint)
-    assert fetch(with_hash(entry, checkpoint), tmp_path).read_bytes() == checkpoint
+    assert download_model(with_hash(entry, checkpoint), tmp_path).read_bytes() == checkpoint
     assert server.log == []
 
 
 def test_a_hidden_file_that_is_too_long_is_dropped(server, entry, checkpoint, tmp_path):
     mark = hashlib.sha256(server.etag.encode()).hexdigest()[:8]
     (tmp_path / f".{NAME}.{mark}.part").write_bytes(bytes(len(checkpoint) + 1))
-    assert fetch(entry, tmp_path).read_bytes() == checkpoint
+    assert download_model(entry, tmp_path).read_bytes() == checkpoint
     assert server.ranges()[-1] is None
     assert not list(tmp_path.glob(".*.part"))
 
@@ -176,7 +176,7 @@ def test_a_body_that_never_ends_is_stopped_at_the_size_of_the_file(
 ):
     piece = PIECE if headers == CHUNKED else bytes(65536)
     server.raw = headers, lambda: repeat(piece)
-    monkeypatch.setattr(download, "LARGEST", 8 << 20)
+    monkeypatch.setattr(download, "MAX_SIZE", 8 << 20)
     if known:
         entry = with_hash(entry, checkpoint)
     elif isinstance(entry.source, HubFile):
@@ -196,7 +196,7 @@ def test_a_body_without_a_length_that_breaks_off_is_a_cut(server, entry, checkpo
     message = refused(with_hash(entry, checkpoint), tmp_path)
     assert f"broke after {len(checkpoint) - 1:,} of {len(checkpoint):,} bytes" in message
     server.raw = None
-    assert fetch(with_hash(entry, checkpoint), tmp_path).read_bytes() == checkpoint
+    assert download_model(with_hash(entry, checkpoint), tmp_path).read_bytes() == checkpoint
 
 
 def test_a_length_that_no_model_has_is_refused_before_a_byte_is_kept(server, entry, tmp_path):
@@ -221,7 +221,7 @@ def test_a_server_that_always_breaks_off_is_given_up(server, entry, checkpoint, 
 @pytest.mark.parametrize("entry", ["release"], indirect=True)
 def test_another_part_than_was_asked_for_is_not_appended(server, entry, checkpoint, tmp_path):
     server.stop_at, server.range = 300_000, f"bytes 5-{len(checkpoint) - 1}/{len(checkpoint)}"
-    assert fetch(entry, tmp_path).read_bytes() == checkpoint
+    assert download_model(entry, tmp_path).read_bytes() == checkpoint
     assert server.ranges() == [None, "bytes=300000-", None]
 
 
@@ -235,7 +235,7 @@ def test_a_cancel_is_heard_while_bytes_trickle(server, entry, tmp_path):
     server.raw = b"Content-Length: 5000000", trickle
     looks = iter([False] * 5)
     with pytest.raises(Cancelled):
-        fetch(entry, tmp_path, cancel=lambda: next(looks, True))
+        download_model(entry, tmp_path, cancel=lambda: next(looks, True))
     assert server.sent < 100
 
 
@@ -265,7 +265,7 @@ def test_a_server_that_says_no(server, entry, tmp_path, status, words):
 def test_no_network(server, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     for source in (HubFile("owner/repo", NAME), WebFile(f"http://127.0.0.1:9/{NAME}")):
-        entry = Published(NAME, VERSION, source, "tests")
+        entry = PublishedModel(NAME, VERSION, source, "tests")
         assert "no connection" in refused(entry, tmp_path)
 
 
@@ -279,13 +279,13 @@ def test_offline_mode_is_respected(server, entry, tmp_path, monkeypatch):
 @pytest.mark.parametrize("entry", ["hub"], indirect=True)
 def test_it_works_without_huggingface_hub(server, entry, checkpoint, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert fetch(entry, tmp_path).read_bytes() == checkpoint
+    assert download_model(entry, tmp_path).read_bytes() == checkpoint
 
 
 @pytest.mark.parametrize("entry", ["hub"], indirect=True)
 def test_a_token_is_for_the_hub_alone(server, entry, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    fetch(entry, tmp_path)
+    download_model(entry, tmp_path)
     for method, path, headers in server.log:
         assert ("Authorization" in headers) == ("/files/" not in path), (method, path)
 
@@ -293,15 +293,15 @@ def test_a_token_is_for_the_hub_alone(server, entry, tmp_path, monkeypatch):
 SCRIPT = """
     import sys
     from pathlib import Path
-    from rife.models.download import fetch, DownloadError
-    from rife.models.zoo import HubFile, Published, WebFile
+    from rife.models.download import download_model, DownloadError
+    from rife.models.zoo import HubFile, PublishedModel, WebFile
     heavy = {{"huggingface_hub", "httpx", "requests"}} & set(sys.modules)
     assert not heavy, "imported before it is needed"
     source = WebFile({url!r}) if {url!r} else HubFile("owner/repo", "folder/{name}")
-    entry = Published({name!r}, {version!r}, source, "tests")
+    entry = PublishedModel({name!r}, {version!r}, source, "tests")
     print("ready", flush=True)
     try:
-        print(fetch(entry, {folder!r}))
+        print(download_model(entry, {folder!r}))
     except DownloadError as error:
         sys.exit(str(error))
 """
@@ -325,14 +325,14 @@ def test_killed_in_the_middle_it_goes_on_when_started_again(server, entry, check
     server.gate.clear()
     server.stop_at = len(checkpoint) // 2
     process = start(entry, tmp_path)
-    while part_size(tmp_path) < len(checkpoint) // 2 - download.CHUNK:
+    while part_size(tmp_path) < len(checkpoint) // 2 - download.CHUNK_SIZE:
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     had = part_size(tmp_path)
     assert shown(tmp_path) == []
-    assert fetch(entry, tmp_path).read_bytes() == checkpoint
+    assert download_model(entry, tmp_path).read_bytes() == checkpoint
     assert server.ranges() == [None, f"bytes={had}-"]
 
 
@@ -359,4 +359,4 @@ def test_a_full_disk(server, entry, checkpoint, tmp_path):
     assert "too large for this disk" in errors and "by hand" in errors
     assert "Traceback" not in errors
     assert shown(tmp_path) == []
-    assert fetch(entry, tmp_path).read_bytes() == checkpoint
+    assert download_model(entry, tmp_path).read_bytes() == checkpoint

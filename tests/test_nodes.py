@@ -657,7 +657,7 @@ def test_without_a_network_the_error_begins_with_the_cause(
     pack: SimpleNamespace, frames: torch.Tensor, monkeypatch: pytest.MonkeyPatch, node: str
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens
-    monkeypatch.setattr(pack.rife.models.download, "PAUSES", ())
+    monkeypatch.setattr(pack.rife.models.download, "RETRY_DELAYS", ())
     given = {"model_name": DEFAULT} if node == "LoadRIFEModel" else {"images": frames}
     with pytest.raises(OSError) as error:
         pack.nodes[node].execute(**given)

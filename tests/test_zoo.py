@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rife.models.checkpoint import EXTENSIONS
-from rife.models.zoo import _ENTRIES, DEFAULT, ZOO, HubFile, on_disk
+from rife.models.zoo import _ENTRIES, DEFAULT, ZOO, HubFile, find_on_disk
 from rife.networks.ifnet_v4 import VERSIONS, IFNet_v4
 
 all_entries = pytest.mark.parametrize("entry", ZOO.values(), ids=ZOO)
@@ -72,8 +72,8 @@ def test_a_mirror_replaces_the_hub(monkeypatch):
 def test_a_file_is_found_in_the_first_folder_that_has_it(tmp_path):
     entry = ZOO[DEFAULT]
     folders = [tmp_path / "missing", tmp_path / "one", tmp_path / "two"]
-    assert on_disk(entry, folders) is None
+    assert find_on_disk(entry, folders) is None
     for folder in reversed(folders[1:]):
         folder.mkdir()
         (folder / entry.name).touch()
-        assert on_disk(entry, folders) == folder / entry.name
+        assert find_on_disk(entry, folders) == folder / entry.name

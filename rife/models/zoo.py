@@ -1,11 +1,10 @@
-"""The published weights: what each is called, where it is, and what it is good at.
+"""The published models: a table of their names, addresses and purposes. See `download_model`.
 
-Facts from public records only; what none of them states is None. `download` gets the files.
-
-A sha256 is listed where two independent records of measured files agree on it, and for
-rife_v4.26_heavy and rife417, of one record whose other RIFE files are all confirmed so. What a
-model is good at is its makers' word, from Practical-RIFE's README, past versions included, and its
-issues; that README puts all of them under the MIT licence.
+The facts are from public records only, and None where no record states them. A sha256 is listed if
+two independent records of the file agree on it; those of rife_v4.26_heavy and rife417 are from one
+record, whose other RIFE files are all confirmed. `good_for` is what the models' makers say, in the
+README of Practical-RIFE (past versions included) and in its issues. That README puts all of them
+under the MIT licence.
 """
 
 import os
@@ -16,31 +15,46 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file on the Hugging Face Hub, or on the mirror that HF_ENDPOINT names."""
+    """A file on the Hugging Face Hub, or on the mirror that HF_ENDPOINT names.
+
+    Attributes:
+        repo: The repository, as "owner/name".
+        path: The file's path in it.
+    """
 
     repo: str
     path: str
 
     @property
     def url(self) -> str:
+        """The address that the file is downloaded from."""
         endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
         return f"{endpoint.rstrip('/')}/{self.repo}/resolve/main/{self.path}"
 
 
 @dataclass(frozen=True)
 class WebFile:
-    """A file with an address of its own, such as an asset of a GitHub release."""
+    """A file at any address, such as an asset of a GitHub release.
+
+    Attributes:
+        url: The address that the file is downloaded from.
+    """
 
     url: str
 
 
 @dataclass(frozen=True)
-class Published:
-    """One published file.
+class PublishedModel:
+    """One published model file.
 
-    name: as users know it, the same before and after the download.
-    version: what `load_model(file).version` says, without its "RIFE ".
-    size: in bytes. sha256: hexadecimal. licence: an SPDX identifier.
+    Attributes:
+        name: The name that users know, and that the downloaded file gets.
+        version: `load_model(file).version` without its "RIFE ".
+        source: Where the file is.
+        good_for: What its makers recommend it for, in a few words.
+        size: In bytes, or None.
+        sha256: In hexadecimal, or None.
+        licence: An SPDX identifier, or None.
     """
 
     name: str
@@ -52,26 +66,26 @@ class Published:
     licence: str | None = "MIT"
 
 
-def on_disk(entry: Published, folders: Iterable[str | os.PathLike]) -> Path | None:
-    """The entry's file in the first of `folders` that has it."""
+def find_on_disk(entry: PublishedModel, folders: Iterable[str | os.PathLike]) -> Path | None:
+    """Returns the model's file in the first of the folders that has it, or None."""
     paths = (Path(folder) / entry.name for folder in folders)
     return next((path for path in paths if path.is_file()), None)
 
 
-def _comfy_org(name: str, version: str, *rest) -> Published:
+def _comfy_org(name: str, version: str, *rest) -> PublishedModel:
     source = HubFile("Comfy-Org/frame_interpolation", f"frame_interpolation/{name}")
-    return Published(name, version, source, *rest)
+    return PublishedModel(name, version, source, *rest)
 
 
-def _interpolation_pack(name: str, version: str, *rest) -> Published:
+def _interpolation_pack(name: str, version: str, *rest) -> PublishedModel:
     base = "https://github.com/Fannovel16/ComfyUI-Frame-Interpolation/releases/download/models/"
-    return Published(name, version, WebFile(base + name), *rest)
+    return PublishedModel(name, version, WebFile(base + name), *rest)
 
 
-def _vs_rife(number: str, version: str, *rest) -> Published:
+def _vs_rife(number: str, version: str, *rest) -> PublishedModel:
     name = f"flownet_v{number}.pkl"
     base = "https://github.com/HolyWu/vs-rife/releases/download/model/"
-    return Published(name, version, WebFile(base + name), *rest)
+    return PublishedModel(name, version, WebFile(base + name), *rest)
 
 
 _4_0 = "v4.0 - v4.1"
@@ -84,7 +98,7 @@ _4_15_LITE = "v4.15 - v4.17 lite"
 _4_21 = "v4.21 - v4.23"
 _4_25 = "v4.25 - v4.26"
 
-#: Practical-RIFE's choice for most scenes, in the form that ComfyUI publishes.
+#: The model that Practical-RIFE recommends for most scenes, as ComfyUI's makers publish it.
 DEFAULT = "rife_v4.25.safetensors"
 
 # fmt: off
@@ -126,17 +140,17 @@ _ENTRIES = (
         21497983, "f6b1561354dda3b31606190cba1d1009ea001558c1b9c9cef2d03939bb381ee5",
     ),
     # No longer in the pack's release when its code began to name this repository first.
-    Published(
+    PublishedModel(
         "rife49.pth", _4_7, HubFile("marduk191/rife", "rife49.pth"),
         "v4.9: anime; the pack's default",
         21345274, "e55fd00f3cc184e3c65961f4bb827a9da022e78eed36b055242c0ac30000d533",
     ),
-    Published(
+    PublishedModel(
         "rife47.pth", _4_7, HubFile("marduk191/rife", "rife47.pth"),
         "v4.7: anime",
         21344827, "6a8a825ab2750558bdd20dcced386fd82b7222c7ba58c11d3b611d9c44f1be63",
     ),
-    Published(
+    PublishedModel(
         "sudo_rife4_269.662_testV1_scale1.pth", _4_0,
         HubFile("marduk191/rife", "sudo_rife4_269.662_testV1_scale1.pth"),
         "v4.0 as styler00dollar trained it, an experiment for doubling",
@@ -196,12 +210,12 @@ _ENTRIES = (
     _vs_rife("4.0", _4_0, "can refine its frames in a second network; of December 2021"),
 
     # Every repository has a flownet.pkl; this one is CogVideo's model_rife/flownet.pkl.
-    Published(
+    PublishedModel(
         "flownet_cogvideo.pkl", "v3.6 - v3.9", HubFile("AlexWortega/RIFE", "flownet.pkl"),
         "what CogVideo's demo runs", licence=None,
     ),
 )
 # fmt: on
 
-#: By name, the likeliest choices first.
-ZOO: dict[str, Published] = {entry.name: entry for entry in _ENTRIES}
+#: The published models by name, the likeliest choices first.
+ZOO: dict[str, PublishedModel] = {entry.name: entry for entry in _ENTRIES}
