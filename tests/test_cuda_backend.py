@@ -165,7 +165,7 @@ def test_flow_that_is_not_finite_is_an_error_though_the_frames_look_like_frames(
 def test_what_can_not_be_captured_is_done_each_time_and_said_once(caplog):
     model, frames = network("head"), clip(14)
     wanted = interpolate(model, frames, **ALL)
-    with late(reason=RuntimeError("operation not permitted\nmore")) as device:
+    with late(capture_error=RuntimeError("operation not permitted\nmore")) as device:
         assert apart(interpolate(model, frames, **ALL), wanted) < 1e-5
     assert device.captured == device.replays == 0
     assert [r.message for r in caplog.records if r.levelno >= logging.WARNING] == [
@@ -177,7 +177,7 @@ def test_what_can_not_be_captured_is_done_each_time_and_said_once(caplog):
 def test_no_memory_for_a_graph_makes_calls_smaller(caplog):
     model, frames = network("head"), clip(14)
     wanted = interpolate(model, frames, **ALL)
-    with late(reason=torch.OutOfMemoryError("CUDA out of memory"), late=False) as device:
+    with late(capture_error=torch.OutOfMemoryError("CUDA out of memory"), late=False) as device:
         assert apart(interpolate(model, frames, **ALL), wanted) < 1e-5
     assert "out of memory" in caplog.text
     assert device.synchronized
@@ -379,7 +379,7 @@ def test_no_memory_is_answered_by_giving_back_what_earlier_runs_left(new_cards, 
     wanted = interpolate(models[1], frames, **ALL)
     with late(late=False) as device:
         interpolate(models[0], frames, **ALL)
-        device._reason = torch.OutOfMemoryError("CUDA out of memory")
+        device.capture_error = torch.OutOfMemoryError("CUDA out of memory")
         assert apart(interpolate(models[1], frames, **ALL), wanted) < 1e-5
     assert new_cards[0]() is None
     assert "out of memory" not in caplog.text

@@ -1,5 +1,10 @@
-"""cuda_backend.Device on the CPU, for tests: real work on real tensors, but each stream does what
-it is given as late as events allow, in an odd order, and graphs are what they are on a GPU."""
+"""A stand-in for `cuda_backend.Device` that runs on the CPU.
+
+It does real work on real tensors. Each stream does its work as late as the events allow, and the
+streams take turns in a random order; so a wait that the backend forgets shows in the frames.
+Captured graphs behave as on a GPU: capturing computes nothing, and a replay writes to the same
+memory each time.
+"""
 
 import random
 import threading
@@ -14,38 +19,52 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rife.inference import cuda_backend
 from rife.inference.cuda_backend import found_ahead
 
-#: What makes the CPU wait for the device.
+#: Operations that make the CPU wait for the device.
 WAITS = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero")
 
 
+#: What new memory holds.
+UNSET = 77
+
+
 class NothingWaits(TorchDispatchMode):
-    """Raises where the CPU would wait for the device, as CUDA does while a graph is captured."""
+    """Raises an error where the CPU would wait for the device, as CUDA does during a capture."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function.overloadpacket.__name__
-        brings = name == "lift_fresh" and args[0].numel() > 1  # the CPU's numbers
-        if name in WAITS or brings:
+        copies_from_cpu = name == "lift_fresh" and args[0].numel() > 1
+        if name in WAITS or copies_from_cpu:
             raise RuntimeError(f"operation not permitted when stream is capturing: {function}")
         return function(*args, **(kwargs or {}))
 
 
 class Event:
+    """A mark in a stream, as `torch.cuda.Event`."""
+
     def __init__(self):
         self.done = False
 
 
 class LateDevice:
-    """seed: of the order. reason: why the first capture fails. late: False, if all is done at once,
-    so that errors come where they do on a GPU. captured, replays, synchronized, emptied: how
-    often."""
+    """See above.
+
+    Args:
+        seed: Of the order in which the streams work.
+        capture_error: An exception that the next capture raises.
+        late: False does all work at once, so that errors come where they do on a GPU.
+
+    Attributes:
+        captured, replays, synchronized, emptied: How often each happened.
+    """
 
     device = torch.device("cpu")
     total_memory = 1 << 34
     reserved_memory = 0
 
-    def __init__(self, seed=0, reason=None, late=True):
+    def __init__(self, seed=0, capture_error=None, late=True):
         self.compute, self.uploads, self.downloads = deque(), deque(), deque()
-        self._random, self._reason, self._late = random.Random(seed), reason, late
+        self.capture_error = capture_error
+        self._random, self._late = random.Random(seed), late
         self.captured = self.replays = self.synchronized = self.emptied = 0
         self._memory, self._lock = [], threading.Lock()
 
@@ -64,35 +83,35 @@ class LateDevice:
 
     def finish(self, event):
         while not event.done:
-            assert self._step(), "the CPU waits for what never comes"
+            assert self._step(), "the CPU waits for an event that no stream can reach"
 
     def empty(self, size, dtype):
-        tensor = torch.full(tuple(size), 77, dtype=dtype)
+        tensor = torch.full(tuple(size), UNSET, dtype=dtype)
         with self._lock:
             self._memory.append(StorageWeakRef(tensor.untyped_storage()))
         return tensor
 
     def holds(self, tensor):
         with self._lock:
-            self._memory = [mine for mine in self._memory if not mine.expired()]
+            self._memory = [storage for storage in self._memory if not storage.expired()]
             return StorageWeakRef(tensor.untyped_storage()) in self._memory
 
     def lend(self, tensor, stream):
         assert tensor is not None
 
     def staging(self, size, dtype):
-        return torch.full(tuple(size), 77, dtype=dtype)
+        return torch.full(tuple(size), UNSET, dtype=dtype)
 
     def capture(self, work):
-        if self._reason:
-            reason, self._reason = self._reason, None
-            raise reason
+        if self.capture_error:
+            error, self.capture_error = self.capture_error, None
+            raise error
         with NothingWaits():
-            made = work()
+            outputs = work()
         self.captured += 1
-        static = [x for x in (made or ()) if x is not None]
-        for x in static:
-            x.fill_(77)  # a capture does nothing yet
+        static = [x for x in (outputs or ()) if x is not None]
+        for tensor in static:
+            tensor.fill_(UNSET)  # capturing computes nothing
 
         def replay():
             self.replays += 1
@@ -100,7 +119,7 @@ class LateDevice:
             for target, source in zip(static, fresh, strict=True):
                 target.copy_(source)
 
-        return made, replay
+        return outputs, replay
 
     def aside(self, items):
         return found_ahead(lambda: next(items, None))
@@ -119,7 +138,7 @@ class LateDevice:
 
     @torch.inference_mode()
     def _step(self):
-        """Do something, if there is anything to do."""
+        """Do one piece of work of a stream that waits for no event; False if there is none."""
         streams = []
         for stream in (self.compute, self.uploads, self.downloads):
             while stream and isinstance(stream[0], Event) and stream[0].done:
@@ -133,8 +152,10 @@ class LateDevice:
 
 @contextmanager
 def late(*args, **options):
-    """A LateDevice that all networks are on meanwhile, without the fused kernels, which take long
-    here, and with three frames in a call."""
+    """A LateDevice on which all networks run inside the block, with three frames in a call.
+
+    The fused kernels are off, as they take long on a CPU.
+    """
     device = LateDevice(*args, **options)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rife.inference.cuda_backend.device_of", lambda model: device)
@@ -142,5 +163,5 @@ def late(*args, **options):
         patch.setattr(cuda_backend, "_trusted", {})
         patch.setattr(cuda_backend, "cards", cuda_backend.CardCache())
         patch.setattr("rife.inference.planner.BATCH", 3)
-        patch.setattr("rife.engine.engine._GATHERS", False)  # it is for CPUs alone
+        patch.setattr("rife.engine.engine._GATHERS", False)  # a way of CPUs alone
         yield device

@@ -12,17 +12,9 @@ import pytest
 
 from rife.fileio import FileError, atomic_output, refuse_same_file
 
+from .support.outputs import list_names, replace_once, write_numbered
+
 ROOT = Path(__file__).parent.parent
-
-
-def listing(folder):
-    return sorted(path.name for path in folder.iterdir())
-
-
-def numbered(folder, count=2):
-    folder.mkdir(exist_ok=True)
-    for number in range(1, count + 1):
-        (folder / f"{number:08}.png").write_bytes(b"old")
 
 
 def test_a_file_gets_its_name_only_at_the_end(tmp_path):
@@ -34,7 +26,7 @@ def test_a_file_gets_its_name_only_at_the_end(tmp_path):
         assert temporary.name.startswith(".")
         assert not target.exists()
     assert target.read_bytes() == b"new"
-    assert listing(tmp_path) == ["out.mp4"]
+    assert list_names(tmp_path) == ["out.mp4"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
@@ -44,19 +36,19 @@ def test_a_failure_leaves_no_debris(tmp_path, name, error):
         inside = temporary / "00000001.png" if temporary.is_dir() else temporary
         inside.write_bytes(b"half")
         raise error
-    assert listing(tmp_path) == []
+    assert list_names(tmp_path) == []
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_a_failure_leaves_what_was_there(tmp_path, error):
     (tmp_path / "out.mp4").write_bytes(b"old")
-    numbered(tmp_path / "folder")
+    write_numbered(tmp_path / "folder")
     for name in "out.mp4", "folder":
         with pytest.raises(error), atomic_output(tmp_path / name, overwrite=True):
             raise error
     assert (tmp_path / "out.mp4").read_bytes() == b"old"
-    assert listing(tmp_path / "folder") == ["00000001.png", "00000002.png"]
-    assert listing(tmp_path) == ["folder", "out.mp4"]
+    assert list_names(tmp_path / "folder") == ["00000001.png", "00000002.png"]
+    assert list_names(tmp_path) == ["folder", "out.mp4"]
 
 
 def test_an_existing_file_is_refused_before_any_work(tmp_path):
@@ -72,31 +64,31 @@ def test_what_appears_meanwhile_is_not_replaced_and_the_work_is_kept(tmp_path, n
     kept = target.with_stem(f"{target.stem}-1")
     with pytest.raises(FileError, match=kept.name), atomic_output(target) as temporary:
         if temporary.is_dir():
-            numbered(temporary, 1)
-            numbered(target, 3)
+            write_numbered(temporary, 1)
+            write_numbered(target, 3)
         else:
             temporary.write_bytes(b"new")
             target.write_bytes(b"someone else's")
-    assert listing(tmp_path) == sorted([name, kept.name])
-    assert len(listing(target)) == 3 if target.is_dir() else target.read_bytes()[:4] == b"some"
-    assert len(listing(kept)) == 1 if kept.is_dir() else kept.read_bytes() == b"new"
+    assert list_names(tmp_path) == sorted([name, kept.name])
+    assert len(list_names(target)) == 3 if target.is_dir() else target.read_bytes()[:4] == b"some"
+    assert len(list_names(kept)) == 1 if kept.is_dir() else kept.read_bytes() == b"new"
 
 
 def test_overwriting_replaces_files_and_folders_whole(tmp_path):
     (tmp_path / "out.mp4").write_bytes(b"old")
-    numbered(tmp_path / "folder", 3)
+    write_numbered(tmp_path / "folder", 3)
     with atomic_output(tmp_path / "out.mp4", overwrite=True) as temporary:
         temporary.write_bytes(b"new")
     with atomic_output(tmp_path / "folder", overwrite=True) as temporary:
         (temporary / "00000001.png").write_bytes(b"new")
-        assert len(listing(tmp_path / "folder")) == 3
+        assert len(list_names(tmp_path / "folder")) == 3
     assert (tmp_path / "out.mp4").read_bytes() == b"new"
-    assert listing(tmp_path / "folder") == ["00000001.png"]
-    assert listing(tmp_path) == ["folder", "out.mp4"]
+    assert list_names(tmp_path / "folder") == ["00000001.png"]
+    assert list_names(tmp_path) == ["folder", "out.mp4"]
 
 
 def test_a_folder_that_cannot_be_replaced_comes_back(tmp_path, monkeypatch):
-    numbered(tmp_path / "folder")
+    write_numbered(tmp_path / "folder")
     rename = os.rename
 
     def fail_for_the_new_one(source, target):
@@ -112,19 +104,19 @@ def test_a_folder_that_cannot_be_replaced_comes_back(tmp_path, monkeypatch):
         (temporary / "00000001.png").write_bytes(b"new")
     assert (tmp_path / "folder" / "00000002.png").read_bytes() == b"old"
     assert (tmp_path / "folder-1" / "00000001.png").read_bytes() == b"new"
-    assert listing(tmp_path) == ["folder", "folder-1"]
+    assert list_names(tmp_path) == ["folder", "folder-1"]
 
 
 def test_an_empty_folder_may_be_filled(tmp_path):
     (tmp_path / "folder").mkdir()
     with atomic_output(tmp_path / "folder") as temporary:
         (temporary / "00000001.png").write_bytes(b"new")
-    assert listing(tmp_path / "folder") == ["00000001.png"]
+    assert list_names(tmp_path / "folder") == ["00000001.png"]
 
 
 @pytest.mark.parametrize("stranger", ["holiday.jpg", "1.png", "notes.txt", "00000003"])
 def test_a_folder_with_anything_else_is_never_overwritten(tmp_path, stranger):
-    numbered(tmp_path / "folder")
+    write_numbered(tmp_path / "folder")
     (tmp_path / "folder" / stranger).write_bytes(b"dear")
     with (
         pytest.raises(FileError, match=stranger),
@@ -140,7 +132,7 @@ def test_a_missing_folder_is_named_and_not_made(tmp_path):
         atomic_output(tmp_path / "missing" / "out.mp4"),
     ):
         pytest.fail("the block was entered")
-    assert listing(tmp_path) == []
+    assert list_names(tmp_path) == []
 
 
 def test_a_folder_without_write_permission_is_refused_before_any_work(tmp_path, monkeypatch):
@@ -166,7 +158,7 @@ def test_a_file_in_place_of_an_output_folder_is_refused(tmp_path):
 def test_nothing_written_is_an_error_not_an_empty_output(tmp_path, name):
     with pytest.raises(FileError, match="Nothing was written"), atomic_output(tmp_path / name):
         pass
-    assert listing(tmp_path) == []
+    assert list_names(tmp_path) == []
 
 
 def test_a_link_stays_and_its_target_is_replaced(tmp_path):
@@ -205,7 +197,7 @@ def test_the_input_is_refused_as_output_however_it_is_spelled(tmp_path, monkeypa
 def test_a_name_that_cannot_be_is_refused_before_any_work(tmp_path, name, overwrite):
     with pytest.raises(FileError), atomic_output(tmp_path / name, overwrite):
         pytest.fail("the block was entered")
-    assert listing(tmp_path) == []
+    assert list_names(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -214,7 +206,7 @@ def test_a_name_that_cannot_be_is_refused_before_any_work(tmp_path, name, overwr
 def test_any_other_name_is_taken(tmp_path, name):
     with atomic_output(tmp_path / name) as temporary:
         (temporary / "00000001.png" if temporary.is_dir() else temporary).write_bytes(b"new")
-    assert listing(tmp_path) == [name]
+    assert list_names(tmp_path) == [name]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links and pipes")
@@ -222,7 +214,7 @@ def test_only_files_and_folders_are_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
     (tmp_path / "loop.mp4").symlink_to(tmp_path / "loop.mp4")
     (tmp_path / "nowhere.mp4").symlink_to(tmp_path / "missing" / "out.mp4")
-    before = listing(tmp_path)
+    before = list_names(tmp_path)
     for name in before:
         with (
             pytest.raises(FileError, match="pipe|leads nowhere|missing does not exist"),
@@ -235,7 +227,7 @@ def test_only_files_and_folders_are_replaced(tmp_path):
         temporary.write_bytes(b"new")
     assert (tmp_path / "nowhere.mp4").is_symlink()
     assert (tmp_path / "out.mp4").read_bytes() == b"new"
-    assert listing(tmp_path) == sorted([*before, "out.mp4"])
+    assert list_names(tmp_path) == sorted([*before, "out.mp4"])
 
 
 def test_a_folder_that_holds_the_input_is_refused_as_output(tmp_path):
@@ -246,151 +238,6 @@ def test_a_folder_that_holds_the_input_is_refused_as_output(tmp_path):
             refuse_same_file(tmp_path / "a" / "b" / "00000001.png", tmp_path / folder)
     refuse_same_file(tmp_path / "a" / "b", tmp_path / "a" / "b" / "out.mp4")
     refuse_same_file(tmp_path / "missing", tmp_path / "a")
-
-
-WORK = """
-import signal, sys, time
-from rife.fileio import atomic_output
-
-with atomic_output(sys.argv[1], overwrite=True) as path:
-    (path / "00000001.png" if path.is_dir() else path).write_bytes(b"half")
-    print("working", flush=True)
-    time.sleep(600)
-"""
-BETWEEN_RENAMES = """
-import os, signal
-from pathlib import Path
-
-rename = os.rename
-
-def kill_after(source, target):
-    rename(source, target)
-    if str(target).endswith(".old"):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-os.rename = kill_after
-"""
-
-
-def work(path, script=WORK):
-    """A process that is at work on an output at `path`."""
-    run = subprocess.Popen(
-        [sys.executable, "-c", script, path], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    run.stdout.readline()
-    return run
-
-
-def killed(path, script=WORK):
-    with work(path, script) as run:
-        if script == WORK:
-            run.kill()  # others do so themselves
-
-
-def replace_once(path, content=b"new"):
-    with atomic_output(path, overwrite=True) as temporary:
-        (temporary / "00000001.png" if temporary.is_dir() else temporary).write_bytes(content)
-
-
-@pytest.mark.parametrize("name", ["out.mp4", "folder"])
-def test_what_a_killed_run_left_is_removed_by_the_next_in_the_folder(tmp_path, name, caplog):
-    caplog.set_level("INFO")
-    killed(tmp_path / name)
-    assert len(listing(tmp_path)) == 2
-    replace_once(tmp_path / "other.gif")
-    assert listing(tmp_path) == ["other.gif"]
-    assert caplog.text.count("left: ") == 1
-
-
-def test_what_a_living_run_has_stays(tmp_path):
-    with work(tmp_path / "out.mp4") as first, work(tmp_path / "folder") as second:
-        before = listing(tmp_path)
-        with atomic_output(tmp_path / "here.mp4") as ours:
-            ours.write_bytes(b"new")
-            replace_once(tmp_path / "other.gif")
-            assert set(before) < set(listing(tmp_path))
-            assert ours.exists()
-        assert listing(tmp_path) == sorted([*before, "here.mp4", "other.gif"])
-        first.kill()
-        first.wait()
-        replace_once(tmp_path / "other.gif")
-        assert len(listing(tmp_path)) == 4
-        second.kill()
-    replace_once(tmp_path / "other.gif")
-    assert listing(tmp_path) == ["here.mp4", "other.gif"]
-
-
-def test_what_may_be_of_someone_else_stays(tmp_path, monkeypatch):
-    names = [".rife-0123456789ab.mp4", ".rife-0123456789ab", ".rife-0123456789ab.mp4.old"]
-    names += [".rife-notes-lock", ".rife-0123456789abc-lock", "rife-0123456789ab-lock"]
-    for name in names:
-        (tmp_path / name).write_text("mine")
-    killed(tmp_path / "out.mp4")
-    with monkeypatch.context() as patch:
-        patch.setattr("platform.node", lambda: "another")
-        replace_once(tmp_path / "other.gif")
-    with monkeypatch.context() as patch:
-        patch.setattr("psutil.disk_partitions", lambda all: [NetworkDrive])
-        replace_once(tmp_path / "other.gif")
-    assert len(listing(tmp_path)) == len(names) + 3
-    replace_once(tmp_path / "other.gif")
-    assert listing(tmp_path) == sorted([*names, "other.gif"])
-
-
-class NetworkDrive:
-    mountpoint, fstype, opts = "/", "nfs4", "rw"
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_a_folder_that_a_killed_run_had_moved_aside_comes_back(tmp_path):
-    numbered(tmp_path / "folder")
-    script = BETWEEN_RENAMES + WORK.replace("time.sleep(600)", "")
-    killed(tmp_path / "folder", script)
-    assert "folder" not in listing(tmp_path)
-    with pytest.raises(FileError, match="not empty"), atomic_output(tmp_path / "folder"):
-        pytest.fail("the block was entered")
-    assert listing(tmp_path) == ["folder"]
-    assert (tmp_path / "folder" / "00000002.png").read_bytes() == b"old"
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals")
-@pytest.mark.slow
-def test_a_folder_moved_aside_is_kept_where_its_name_is_taken_by_then(tmp_path, caplog):
-    numbered(tmp_path / "folder")
-    script = BETWEEN_RENAMES + WORK.replace("time.sleep(600)", "")
-    killed(tmp_path / "folder", script)
-    numbered(tmp_path / "folder", 5)
-    for _ in range(2):
-        replace_once(tmp_path / "other.gif")
-    assert len(listing(tmp_path / "folder")) == 5
-    (old,) = tmp_path.glob("*.old")
-    assert (old / "00000002.png").read_bytes() == b"old"
-    assert old.name in caplog.text
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals")
-@pytest.mark.slow
-def test_a_folder_that_was_replaced_is_removed_if_the_kill_came_after(tmp_path):
-    numbered(tmp_path / "folder")
-    script = """
-import os, shutil, signal
-shutil.rmtree = lambda path: os.kill(os.getpid(), signal.SIGKILL)
-""" + WORK.replace("time.sleep(600)", "")
-    killed(tmp_path / "folder", script)
-    replace_once(tmp_path / "other.gif")
-    assert listing(tmp_path) == ["folder", "other.gif"]
-    assert (tmp_path / "folder" / "00000001.png").read_bytes() == b"half"
-
-
-def test_where_files_cannot_be_locked_outputs_are_written_all_the_same(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise OSError(95, "Operation not supported")
-
-    monkeypatch.setattr("rife.temporary_paths._try_lock", refuse)
-    with atomic_output(tmp_path / "out.mp4") as temporary:
-        temporary.write_bytes(b"new")
-        assert listing(tmp_path) == [temporary.name]
-    assert listing(tmp_path) == ["out.mp4"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
@@ -410,7 +257,7 @@ def test_interrupts_in_the_last_steps_leave_the_new_output_and_nothing_else(
     if name == "out.mp4":
         (tmp_path / name).write_bytes(b"old")
     else:
-        numbered(tmp_path / name, 1)
+        write_numbered(tmp_path / name, 1)
     plain = pydoc.locate(call)
 
     def interrupted(*args, **options):
@@ -421,7 +268,7 @@ def test_interrupts_in_the_last_steps_leave_the_new_output_and_nothing_else(
     monkeypatch.setattr(call, interrupted)
     with pytest.raises(KeyboardInterrupt):
         replace_once(tmp_path / name)
-    assert listing(tmp_path) == [name]
+    assert list_names(tmp_path) == [name]
     content = tmp_path / name / "00000001.png" if name == "folder" else tmp_path / name
     assert content.read_bytes() == b"new"
 
