@@ -105,7 +105,7 @@ class InterpolationRun(NodeRun):
                 "for the right fps output."
             )
         self._source_rate, self._timeline = source_rate, timeline
-        self._summary = rife.Summary()
+        self.summary = rife.Summary()
 
     @property
     def output_rate(self) -> Fraction:
@@ -116,7 +116,7 @@ class InterpolationRun(NodeRun):
     def prepare(self, height: int, width: int, channels: int = 3) -> Iterator[dict[str, Any]]:
         """Yields arguments for the library, as NodeRun does, and the summary that it fills."""
         with super().prepare(height, width, channels) as arguments:
-            yield {**arguments, "summary": self._summary}
+            yield {**arguments, "summary": self.summary}
 
     def interpolate(self, images: Tensor, options: dict[str, Any]) -> Tensor:
         """Returns the output frames (M, H, W, C) of images (N, H, W, C)."""
@@ -131,7 +131,7 @@ class InterpolationRun(NodeRun):
 
     def describe_result(self) -> list[str]:
         """Returns the numbers and rates of frames, and how many cuts and repeats there are."""
-        summary = self._summary
+        summary = self.summary
         frames = f"{summary.given} -> {summary.shown} frames"
         rates = f"{_format_rate(self._source_rate)} -> {_format_rate(self.output_rate)} fps"
         counts = [

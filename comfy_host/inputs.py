@@ -118,12 +118,14 @@ def check_inputs(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.Node
     """Decorates a node's `execute`: checks its inputs, and turns its errors into one line each.
 
     ComfyUI checks values that are typed into a node, but not those that come over a link. Inputs
-    that the node's `validate_inputs` names are left to the node, as ComfyUI leaves them. Names of
-    files in an error's message may hold any character.
+    that the node's `validate_inputs` names are left to the node, as ComfyUI leaves them. The errors
+    get one line each because they name files, whose names may hold any character.
     """
 
     @wraps(execute)
-    def execute_checked(node: type[io.ComfyNode], *values: Any, **values_by_id: Any) -> Any:
+    def execute_checked(
+        node: type[io.ComfyNode], *values: Any, **values_by_id: Any
+    ) -> io.NodeOutput:
         schemas = node.define_schema().inputs
         values_by_id |= {schema.id: value for schema, value in zip(schemas, values, strict=False)}
         checked_by_node = inspect.signature(node.validate_inputs).parameters
@@ -133,8 +135,8 @@ def check_inputs(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.Node
         try:
             return execute(node, **values_by_id)
         except (OSError, ValueError) as error:
-            # Of Python's own types: the page shows the type before the message, and our types with
-            # the long path of their module.
+            # A built-in type: the page shows the type before the message, and would show the long
+            # path of our modules with one of ours.
             error_type = OSError if isinstance(error, OSError) else ValueError
             raise error_type(printable(str(error))) from error
 

@@ -130,7 +130,7 @@ def network_on_device(
 ) -> Iterator[rife.Network]:
     """Yields the model's network on its device, with memory for one pair of such images beside it.
 
-    When the block ends and the device is nearly full, what the run left there is freed.
+    If the device is nearly full when the block ends, frees the buffers that the run left on it.
     """
     network = network_of(model)
     weights = sum(parameter.nbytes for parameter in network.parameters())  # the engine has its own

@@ -30,7 +30,7 @@ class VideoInMemory:
     Attributes:
         video: ComfyUI's VIDEO.
         components: Its components, as ComfyUI has them.
-        images: (N, H, W, C); the last channel is the transparency, if there is any.
+        images: (N, H, W, C); the last channel is the alpha, if the video has one.
         frame_rate: Frames per second.
     """
 
@@ -112,7 +112,7 @@ def _get_frame_edit(video: Any) -> Callable[[Tensor], Tensor] | None:
 
 @contextmanager
 def video_file(video: Any) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yields the file behind a VIDEO, written for the time of the block where there is none.
+    """Yields the file behind a VIDEO; writes one for the time of the block if it has none.
 
     Yields:
         The file and the reader's options: `start` and `duration` of the part to read, in seconds,

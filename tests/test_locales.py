@@ -26,11 +26,11 @@ KEPT = re.compile(
 
 @pytest.fixture
 def schemas(pack: SimpleNamespace) -> dict[str, dict]:
-    """By node, what a nodeDefs.json may translate, in English."""
-    found = {}
+    """Returns what a nodeDefs.json may translate, in English, by node."""
+    schemas = {}
     for node_id, node in pack.nodes.items():
         schema = node.define_schema()
-        found[node_id] = {
+        schemas[node_id] = {
             "display_name": schema.display_name,
             "description": schema.description,
             "inputs": {i.id: {"name": i.id, "tooltip": i.tooltip} for i in schema.inputs},
@@ -39,18 +39,18 @@ def schemas(pack: SimpleNamespace) -> dict[str, dict]:
                 for i, o in enumerate(schema.outputs)
             },
         }
-    return found
+    return schemas
 
 
-def translated(language: str) -> dict:
+def read_translation(language: str) -> dict:
     return json.loads((PACK / "locales" / language / "nodeDefs.json").read_text("utf-8"))
 
 
-def texts(tree: dict, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
-    """The leaves of a nodeDefs.json, by the keys that lead to each."""
+def flatten(tree: dict, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
+    """Returns the texts of a nodeDefs.json by the keys that lead to each."""
     leaves = {}
     for key, value in tree.items():
-        inner = {(*path, key): value} if isinstance(value, str) else texts(value, (*path, key))
+        inner = {(*path, key): value} if isinstance(value, str) else flatten(value, (*path, key))
         leaves.update(inner)
     return leaves
 
@@ -62,9 +62,9 @@ def test_there_is_a_file_for_every_language_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_text_is_translated_and_no_other(schemas: dict, language: str) -> None:
-    english, ours = texts(schemas), texts(translated(language))
-    assert ours.keys() == english.keys()
-    for path, text in ours.items():
+    english, translation = flatten(schemas), flatten(read_translation(language))
+    assert translation.keys() == english.keys()
+    for path, text in translation.items():
         assert text.strip() == text != "", path
         assert text != english[path] or text in ALIKE, f"{path} is still English"
         assert not set(text) & set("{}@|"), f"{path}: vue-i18n reads {{}}@| as its own"
@@ -72,27 +72,29 @@ def test_every_text_is_translated_and_no_other(schemas: dict, language: str) -> 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_figures_options_and_names_are_kept(schemas: dict, language: str) -> None:
-    ours = texts(translated(language))
-    for path, text in texts(schemas).items():
+    translation = flatten(read_translation(language))
+    for path, text in flatten(schemas).items():
         if path[-1] == "name":
             continue
-        missing = {word for word in KEPT.findall(text) if word not in ours[path]}
-        assert not missing, f"{path}: {ours[path]}"
+        missing = {word for word in KEPT.findall(text) if word not in translation[path]}
+        assert not missing, f"{path}: {translation[path]}"
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_the_same_text_is_translated_the_same(schemas: dict, language: str) -> None:
-    ours = texts(translated(language))
-    seen: dict[tuple[str, str], str] = {}
-    for path, text in texts(schemas).items():
-        assert seen.setdefault((path[-1], text), ours[path]) == ours[path], path
+    translation = flatten(read_translation(language))
+    translations: dict[tuple[str, str], str] = {}
+    for path, text in flatten(schemas).items():
+        assert translations.setdefault((path[-1], text), translation[path]) == translation[path], (
+            path
+        )
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_the_interpolating_nodes_are_named_alike(language: str) -> None:
     """But for what they interpolate."""
     names = [
-        translated(language)[node]["display_name"].replace("RIFE", "").strip()
+        read_translation(language)[node]["display_name"].replace("RIFE", "").strip()
         for node in ("RIFEFrameInterpolate", "RIFEVideoInterpolate")
     ]
     backwards = [name[::-1] for name in names]
@@ -100,8 +102,11 @@ def test_the_interpolating_nodes_are_named_alike(language: str) -> None:
     assert shared >= min(map(len, names)) / 3
 
 
-def pages(node_id: str) -> dict[str, str]:
-    """The frontend asks for NODE_ID/LANGUAGE.md, then for NODE_ID.md, which is English."""
+def read_pages(node_id: str) -> dict[str, str]:
+    """Returns a node's help pages by language.
+
+    The frontend asks for NODE_ID/LANGUAGE.md, then for NODE_ID.md, which is English.
+    """
     return {
         "en": (DOCS / f"{node_id}.md").read_text("utf-8"),
         "zh": (DOCS / node_id / "zh.md").read_text("utf-8"),
@@ -109,9 +114,9 @@ def pages(node_id: str) -> dict[str, str]:
 
 
 def test_help_describes_every_input_and_output(schemas: dict) -> None:
-    chinese = translated("zh")
+    chinese = read_translation("zh")
     for node_id, node in schemas.items():
-        for language, page in pages(node_id).items():
+        for language, page in read_pages(node_id).items():
             items = re.findall(r"^- ([^(:（：]*[^(:（：\s])", page, re.MULTILINE)
             title = page.splitlines()[0]
             assert title == "# " + (node if language == "en" else chinese[node_id])["display_name"]
@@ -127,7 +132,7 @@ def test_help_has_its_pictures_and_no_others(schemas: dict) -> None:
     shown = set()
     for node_id in schemas:
         by_language = [
-            re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page) for page in pages(node_id).values()
+            re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page) for page in read_pages(node_id).values()
         ]
         assert by_language[0] == by_language[1]
         shown.update(by_language[0])

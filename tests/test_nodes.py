@@ -82,13 +82,13 @@ def fingerprint(pack: SimpleNamespace, name: str | None) -> str:
     return pack.nodes["LoadRIFEModel"].fingerprint_inputs(name, "auto")
 
 
-def listed(pack: SimpleNamespace) -> list[str]:
+def list_models(pack: SimpleNamespace) -> list[str]:
     return pack.nodes["LoadRIFEModel"].define_schema().inputs[0].options
 
 
-def on_disk(pack: SimpleNamespace) -> list[str]:
-    """Those of the listed that `pack` need not download."""
-    return [name for name in listed(pack) if pack.host.model_files.find_model(name)]
+def list_files(pack: SimpleNamespace) -> list[str]:
+    """Returns the listed models that need no download."""
+    return [name for name in list_models(pack) if pack.host.model_files.find_model(name)]
 
 
 def test_ids_and_inputs_are_those_saved_in_workflows(pack: SimpleNamespace) -> None:
@@ -146,7 +146,7 @@ def test_one_frame_comes_back_and_none_is_an_error(
         interpolate(pack, model, frames[:0], 2)
 
 
-#: Values that come over a link, and what the node says of each.
+#: Input -> values that its schema rules out, as they may come over a link.
 ODD_VALUES = {
     "multiplier": [
         *(10**7, 0, -1, 2.5, float("nan"), float("inf"), 10**400, None, True, "2", [2]),
@@ -208,10 +208,10 @@ def test_a_value_that_the_schema_rules_out_is_refused_in_one_line(
 def test_every_node_refuses_them(
     pack: SimpleNamespace, frames: torch.Tensor, node: str, name: str, value: object
 ) -> None:
-    given = {"model_name": DEFAULT} if node == "LoadRIFEModel" else {"images": frames}
-    given = {} if node == "RIFEVideoInterpolate" else given
+    inputs = {"model_name": DEFAULT} if node == "LoadRIFEModel" else {"images": frames}
+    inputs = {} if node == "RIFEVideoInterpolate" else inputs
     with pytest.raises(ValueError, match=f"^{name} is .*, but must be "):
-        pack.nodes[node].execute(**given, **{name: value})
+        pack.nodes[node].execute(**inputs, **{name: value})
 
 
 def test_a_model_may_be_named_with_and_without_its_extension(
@@ -347,10 +347,10 @@ def test_images_of_unknown_rate_are_taken_for_8_fps_with_a_warning(
 ) -> None:
     node = pack.nodes["RIFEFrameInterpolate"]
     _, fps, *_, report = node.execute(model, frames, 3).result
-    warning, done, _ = report.splitlines()
+    warning, result, _ = report.splitlines()
     assert fps == 24
     assert warning.startswith("8 fps assumed") and "source_fps" in warning
-    assert done == "4 -> 10 frames, 8 -> 24 fps"
+    assert result == "4 -> 10 frames, 8 -> 24 fps"
     assert "assumed" not in node.execute(model, frames, 3, 8.0).result[-1]
 
 
@@ -426,17 +426,17 @@ def test_previews_look_like_the_frame_whatever_it_is_made_of(
     """Frames of 8-bit videos are bytes."""
     frame = torch.linspace(0, 255, 12).view(2, 2, 3)
     frame = (frame if dtype == torch.uint8 else frame / 255).to(dtype)
-    seen = torch.from_numpy(np.array(pack.host.progress.make_preview(frame, 512)))
-    assert (seen.flatten() - torch.linspace(0, 255, 12)).abs().max() <= 1
+    preview = torch.from_numpy(np.array(pack.host.progress.make_preview(frame, 512)))
+    assert (preview.flatten() - torch.linspace(0, 255, 12)).abs().max() <= 1
 
 
 def test_an_interrupt_stops_the_run_and_the_next_run_is_whole(
     pack: SimpleNamespace, model: object, frames: torch.Tensor
 ) -> None:
-    seen = []
+    reported = []
 
     def interrupt_at_once(value: int, *_: object, **__: object) -> None:
-        seen.append(value)
+        reported.append(value)
         model_management.interrupt_current_processing()
 
     comfy.utils.set_progress_bar_global_hook(interrupt_at_once)
@@ -445,7 +445,7 @@ def test_an_interrupt_stops_the_run_and_the_next_run_is_whole(
             interpolate(pack, model, frames, 4)
     finally:
         comfy.utils.set_progress_bar_global_hook(None)
-    assert seen == [1]  # the first frame, which is an original
+    assert reported == [1]  # the first frame, which is an original
     assert len(interpolate(pack, model, frames, 4)) == 13
 
 
@@ -470,19 +470,19 @@ def test_nothing_runs_any_more_when_comfyui_empties_its_caches(
         if calls == 2:  # ComfyUI passes the first and the last on, and others now and then
             raise Interrupt
 
-    def look() -> None:
+    def record_generators() -> None:
         alive.append(
             [
-                thing
-                for thing in gc.get_objects()
-                if type(thing) is GeneratorType
-                and thing.gi_frame is not None
-                and f"{PACK}/rife/" in thing.gi_code.co_filename
+                item
+                for item in gc.get_objects()
+                if type(item) is GeneratorType
+                and item.gi_frame is not None
+                and f"{PACK}/rife/" in item.gi_code.co_filename
             ]
         )
 
     calls, alive = 0, []
-    monkeypatch.setattr(model_management, "soft_empty_cache", look)
+    monkeypatch.setattr(model_management, "soft_empty_cache", record_generators)
     if cause == "cancel":
         name = "throw_exception_if_processing_interrupted"
         monkeypatch.setattr(model_management, name, stop)
@@ -515,7 +515,7 @@ def test_names_are_plain_but_for_the_second_file_of_a_name(pack: SimpleNamespace
     for path in (*files.values(), pack.models / "rife" / "README.md"):
         path.touch()
     missing = [name for name in ZOO if name != "rife47.pth"]
-    assert listed(pack) == [*files, *missing]
+    assert list_models(pack) == [*files, *missing]
     assert {name: pack.host.model_files.find_model(name) for name in files} == files
 
 
@@ -531,10 +531,10 @@ def test_a_name_with_its_folder_is_understood_where_the_plain_one_would_do(
 def test_a_published_model_has_one_name_before_and_after_it_is_there(
     pack: SimpleNamespace, folder: str
 ) -> None:
-    assert listed(pack) == list(ZOO)
+    assert list_models(pack) == list(ZOO)
     path = (pack.others if folder == "others" else pack.models / folder) / DEFAULT
     path.touch()
-    assert sorted(listed(pack)) == sorted(ZOO)
+    assert sorted(list_models(pack)) == sorted(ZOO)
     assert pack.host.model_files.find_model(DEFAULT) == path
 
 
@@ -549,7 +549,7 @@ def test_without_the_other_pack_its_folder_is_unknown(
         "rife",
         "frame_interpolation",
     }
-    assert listed(pack) == list(ZOO)
+    assert list_models(pack) == list(ZOO)
 
 
 def test_the_users_own_model_folder_comes_first_and_lists_models_only(
@@ -557,13 +557,13 @@ def test_the_users_own_model_folder_comes_first_and_lists_models_only(
 ) -> None:
     own = tmp_path / "named in extra_model_paths.yaml"
     own.mkdir()
-    for file in ("mine.pth", "notes.txt"):
+    for file in ("custom.pth", "notes.txt"):
         (own / file).touch()
     del folder_paths.folder_names_and_paths["rife"]
     folder_paths.add_model_folder_path("rife", str(own))
     pack.host.model_files.register_model_folders()
     assert folder_paths.get_folder_paths("rife") == [str(own), str(tmp_path / "rife")]
-    assert on_disk(pack) == ["mine.pth"]
+    assert list_files(pack) == ["custom.pth"]
 
 
 def test_the_default_is_listed_and_valid_before_anything_is_downloaded(
@@ -579,11 +579,11 @@ def test_the_default_is_listed_and_valid_before_anything_is_downloaded(
 
 
 def test_an_unknown_name_is_refused_with_what_to_do(pack: SimpleNamespace) -> None:
-    message = pack.nodes["LoadRIFEModel"].validate_inputs("mine.pth")
-    for part in ("mine.pth", str(pack.models / "rife"), DEFAULT):
+    message = pack.nodes["LoadRIFEModel"].validate_inputs("custom.pth")
+    for part in ("custom.pth", str(pack.models / "rife"), DEFAULT):
         assert part in message
-    with pytest.raises(OSError, match="mine.pth"):
-        load(pack, "mine.pth")
+    with pytest.raises(OSError, match="custom.pth"):
+        load(pack, "custom.pth")
 
 
 @pytest.mark.parametrize("name", [None, 5, True, ["v4.0.pkl"], {}, torch.zeros(2)])
@@ -611,7 +611,7 @@ def test_a_published_model_is_downloaded_with_progress_when_it_is_run(
     model = load(pack, UNPINNED)
     assert model.model.network.version == "RIFE v3.6 - v3.9"
     assert (pack.models / "rife" / UNPINNED).read_bytes() == hub.content
-    assert on_disk(pack) == [UNPINNED]
+    assert list_files(pack) == [UNPINNED]
     assert reported[0] == (0, len(hub.content), None)
     assert reported[-1] == (len(hub.content), len(hub.content), None)
 
@@ -635,9 +635,9 @@ def test_an_interrupted_download_goes_on_the_next_time(
     monkeypatch.setattr(hub.gate, "wait", lambda seconds: interrupt())
     with pytest.raises(model_management.InterruptProcessingException):
         load(pack, UNPINNED)
-    assert on_disk(pack) == []
+    assert list_files(pack) == []
     load(pack, UNPINNED)
-    assert on_disk(pack) == [UNPINNED]
+    assert list_files(pack) == [UNPINNED]
     first, second = hub.ranges()
     assert first is None and second.startswith("bytes=")
 
@@ -658,13 +658,13 @@ def test_without_a_network_the_error_begins_with_the_cause(
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens
     monkeypatch.setattr(pack.rife.models.download, "RETRY_DELAYS", ())
-    given = {"model_name": DEFAULT} if node == "LoadRIFEModel" else {"images": frames}
+    inputs = {"model_name": DEFAULT} if node == "LoadRIFEModel" else {"images": frames}
     with pytest.raises(OSError) as error:
-        pack.nodes[node].execute(**given)
+        pack.nodes[node].execute(**inputs)
     assert type(error.value) is OSError  # the page puts the type's path before the message
     assert str(error.value).startswith(f"{DEFAULT} was not downloaded: no connection (")
     assert str(error.value).isprintable()
-    assert on_disk(pack) == []
+    assert list_files(pack) == []
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -672,7 +672,7 @@ def test_the_precision_is_the_chosen_one(
     pack: SimpleNamespace, model: object, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr(pack.rife, "usable_dtype", lambda dtype, device: dtype)  # on any CPU
-    (name,) = on_disk(pack)
+    (name,) = list_files(pack)
     assert load(pack, name, str(dtype).removeprefix("torch.")).model.network.dtype == dtype
 
 
@@ -680,7 +680,7 @@ def test_a_precision_that_the_device_only_emulates_is_replaced(
     pack: SimpleNamespace, model: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pack.rife, "usable_dtype", lambda dtype, device: torch.float32)
-    (name,) = on_disk(pack)
+    (name,) = list_files(pack)
     assert load(pack, name, "bfloat16").model.network.dtype == torch.float32
 
 
@@ -693,7 +693,7 @@ def test_auto_precision_is_what_comfyui_thinks_of_the_device(
     dtype: torch.dtype,
 ) -> None:
     monkeypatch.setattr(model_management, "should_use_fp16", lambda device: suits)
-    (name,) = on_disk(pack)
+    (name,) = list_files(pack)
     assert load(pack, name).model.network.dtype == dtype
 
 
@@ -726,7 +726,7 @@ def test_a_file_that_is_no_model_is_refused_by_name(pack: SimpleNamespace) -> No
 
 
 @pytest.fixture
-def told(pack: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+def texts_on_node(pack: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """What is shown on RIFE Frame Interpolate, which is node 7: (node, text)."""
     lines: list[tuple[str, str]] = []
     monkeypatch.setattr(
@@ -745,7 +745,7 @@ def told(pack: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> list[tuple[s
 
 
 def test_a_run_says_on_its_node_what_it_did(
-    pack: SimpleNamespace, model: object, frames: torch.Tensor, told: list[tuple[str, str]]
+    pack: SimpleNamespace, model: object, frames: torch.Tensor, texts_on_node: list[tuple[str, str]]
 ) -> None:
     node = pack.nodes["RIFEFrameInterpolate"]
     clip = torch.cat((frames, frames[-1:], 1 - frames.flip(2)))
@@ -754,11 +754,13 @@ def test_a_run_says_on_its_node_what_it_did(
     assert text.startswith(f"9 -> {len(result[0])} frames, 8 -> 60 fps\n1 cut, 1 repeated frame\n")
     assert "v4.0" in text and "float32" in text and text.endswith(" s")
     assert result[-1] == text
-    assert told[0][0] == "7" and told[0][1].startswith(f"frame 1 of {len(result[0])}")
+    assert texts_on_node[0][0] == "7" and texts_on_node[0][1].startswith(
+        f"frame 1 of {len(result[0])}"
+    )
 
 
 def test_what_a_run_warns_of_is_said_on_its_node(
-    pack: SimpleNamespace, model: object, frames: torch.Tensor, told: list[tuple[str, str]]
+    pack: SimpleNamespace, model: object, frames: torch.Tensor, texts_on_node: list[tuple[str, str]]
 ) -> None:
     node, logger = (
         pack.nodes["RIFEFrameInterpolate"],
@@ -796,13 +798,13 @@ def test_a_model_of_core_is_used_with_its_own_tensors(
 ) -> None:
     network = model.model.network
     state = {key.replace("block", "blocks.", 1): x for key, x in network.state_dict().items()}
-    theirs = SimpleNamespace(state_dict=lambda: state)
-    patcher = SimpleNamespace(model=theirs)
-    ours = pack.host.models.network_of(patcher)
+    core_model = SimpleNamespace(state_dict=lambda: state)
+    patcher = SimpleNamespace(model=core_model)
+    wrapped = pack.host.models.network_of(patcher)
     assert all(x.data_ptr() == y.data_ptr() for x, y in zip(
-        ours.state_dict().values(), network.state_dict().values(), strict=True
+        wrapped.state_dict().values(), network.state_dict().values(), strict=True
     ))  # fmt: skip
-    theirs.state_dict = lambda: {"extract.extract_sublevels.convs.0.0.conv.weight": frames}
+    core_model.state_dict = lambda: {"extract.extract_sublevels.convs.0.0.conv.weight": frames}
     with pytest.raises(ValueError, match="Run Frame Interpolation Model"):
         pack.host.models.network_of(patcher)
 
@@ -810,11 +812,11 @@ def test_a_model_of_core_is_used_with_its_own_tensors(
 def test_a_midpoint_model_in_core_s_node_says_what_it_can_not_do(
     pack: SimpleNamespace, weights: Callable[[str], Path]
 ) -> None:
-    held = pack.host.models.RIFE(pack.rife.load_model(weights("v3.8"), "cpu"))
+    module = pack.host.models.RIFE(pack.rife.load_model(weights("v3.8"), "cpu"))
     images, middle = torch.rand(2, 3, 64, 64), torch.full((2, 1, 64, 64), 0.5)
-    assert held(images, images.flip(0), middle, {}).shape == images.shape
+    assert module(images, images.flip(0), middle, {}).shape == images.shape
     with pytest.raises(ValueError, match="RIFE Frame Interpolate"):
-        held(images, images, middle / 2, {})
+        module(images, images, middle / 2, {})
 
 
 @pytest.fixture

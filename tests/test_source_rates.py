@@ -1,4 +1,4 @@
-"""Prompts in which `source_fps` was forgotten."""
+"""Prompts without a `source_fps` get it from the nodes before."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -8,7 +8,7 @@ import pytest
 
 import nodes as comfy_nodes
 
-#: Of nodes that others have: the types and the names of the outputs.
+#: Class of a node -> types and names of its outputs.
 OUTPUTS = {
     "GetVideoComponents": (("IMAGE", "AUDIO", "FLOAT"), ("images", "audio", "fps")),
     "LoadClip": (("FLOAT", "IMAGE"), ("frame_rate", "IMAGE")),
@@ -32,14 +32,17 @@ def connect(
 ) -> Callable[[dict], dict]:
     """Connects the rates of a prompt, given as node id -> (class_type, inputs)."""
     classes = {
-        kind: SimpleNamespace(RETURN_TYPES=types, RETURN_NAMES=names)
-        for kind, (types, names) in OUTPUTS.items()
+        class_type: SimpleNamespace(RETURN_TYPES=types, RETURN_NAMES=names)
+        for class_type, (types, names) in OUTPUTS.items()
     }
     monkeypatch.setattr(comfy_nodes, "NODE_CLASS_MAPPINGS", classes)
     module = pack.host.source_rates
 
     def connect(nodes: dict[str, tuple[str, dict]]) -> dict[str, dict]:
-        prompt = {key: {"class_type": kind, "inputs": ins} for key, (kind, ins) in nodes.items()}
+        prompt = {
+            key: {"class_type": class_type, "inputs": ins}
+            for key, (class_type, ins) in nodes.items()
+        }
         module.connect_source_fps(prompt)
         return prompt
 
@@ -52,12 +55,12 @@ def rife(images: object, **inputs: object) -> tuple[str, dict]:
 
 @pytest.mark.parametrize("source_fps", [{}, {"source_fps": 0}, {"source_fps": 0.0}])
 @pytest.mark.parametrize(
-    ("kind", "images", "rate"), [("GetVideoComponents", 0, 2), ("LoadClip", 1, 0)]
+    ("class_type", "images", "rate"), [("GetVideoComponents", 0, 2), ("LoadClip", 1, 0)]
 )
 def test_the_rate_is_taken_from_what_gives_the_images(
-    connect: Callable, source_fps: dict, kind: str, images: int, rate: int
+    connect: Callable, source_fps: dict, class_type: str, images: int, rate: int
 ) -> None:
-    prompt = connect({"rife": rife(["load", images], **source_fps), "load": (kind, {})})
+    prompt = connect({"rife": rife(["load", images], **source_fps), "load": (class_type, {})})
     assert prompt["rife"]["inputs"]["source_fps"] == ["load", rate]
 
 
@@ -80,18 +83,24 @@ def test_it_is_followed_through_nodes_that_pass_every_frame_on(connect: Callable
     assert prompt["rife"]["inputs"]["source_fps"] == ["load", 2]
 
 
-@pytest.mark.parametrize("kind", ["VHS_SelectEveryNthImage", "ImageBatch", "FrameInterpolate", "x"])
+@pytest.mark.parametrize(
+    "class_type", ["VHS_SelectEveryNthImage", "ImageBatch", "FrameInterpolate", "x"]
+)
 def test_it_is_not_guessed_through_nodes_that_may_pick_repeat_or_join(
-    connect: Callable, kind: str
+    connect: Callable, class_type: str
 ) -> None:
     inputs = {"images": ["load", 0], "image": ["load", 0], "image1": ["load", 0]}
-    nodes = {"load": ("GetVideoComponents", {}), "some": (kind, inputs), "rife": rife(["some", 0])}
+    nodes = {
+        "load": ("GetVideoComponents", {}),
+        "some": (class_type, inputs),
+        "rife": rife(["some", 0]),
+    }
     assert "source_fps" not in connect(nodes)["rife"]["inputs"]
 
 
-@pytest.mark.parametrize("kind", ["VAEDecode", "CountFrames"])
-def test_what_has_no_rate_gives_none(connect: Callable, kind: str) -> None:
-    nodes = {"make": (kind, {}), "rife": rife(["make", 0])}
+@pytest.mark.parametrize("class_type", ["VAEDecode", "CountFrames"])
+def test_what_has_no_rate_gives_none(connect: Callable, class_type: str) -> None:
+    nodes = {"make": (class_type, {}), "rife": rife(["make", 0])}
     assert "source_fps" not in connect(nodes)["rife"]["inputs"]
 
 

@@ -1,4 +1,4 @@
-"""Which output frame lies where."""
+"""Between which input frames, and at which timestep, each output frame lies."""
 
 import math
 import tracemalloc
@@ -44,8 +44,10 @@ def schedules(draw):
 
 
 def positions(timeline, frames, times=None, last=Fraction(1)):
-    """Where in the input the output frames of a clip of so many frames lie; the last one is shown
-    for `last` seconds."""
+    """Returns the place in the input of each output frame of a clip.
+
+    The last of the `frames` input frames is shown for `last` seconds.
+    """
     times = times or [Fraction(i) for i in range(frames)]
     keys = [(i, timeline.place(i, t)) for i, t in enumerate(times)]
     if timeline.fills_last_interval and frames:
@@ -149,13 +151,13 @@ def test_a_schedule_has_a_multiplier_for_each_pair():
 
 def test_uneven_frames_become_even_ones_at_a_frame_rate():
     times = [Fraction(t, 100) for t in (0, 4, 10, 12)]
-    found = positions(Timeline(frame_rate=Fraction(50)), 4, times, last=Fraction(2, 100))
-    assert found == [0, Fraction(1, 2), 1, 1 + Fraction(1, 3), 1 + Fraction(2, 3), 2, 3]
+    output = positions(Timeline(frame_rate=Fraction(50)), 4, times, last=Fraction(2, 100))
+    assert output == [0, Fraction(1, 2), 1, 1 + Fraction(1, 3), 1 + Fraction(2, 3), 2, 3]
 
 
 def test_at_a_frame_rate_the_last_frame_is_shown_for_its_time():
-    found = positions(Timeline(frame_rate=Fraction(5, 2)), 3)
-    assert found == [*(Fraction(2 * k, 5) for k in range(6)), 2, 2]
+    output = positions(Timeline(frame_rate=Fraction(5, 2)), 3)
+    assert output == [*(Fraction(2 * k, 5) for k in range(6)), 2, 2]
     assert positions(Timeline(frame_rate=Fraction(3)), 1) == [0, 0, 0]
     assert positions(Timeline(frame_rate=Fraction(2, 5)), 5) == [0, 4]
     assert positions(Timeline(frame_rate=Fraction(2, 5)), 1) == [0]
@@ -167,21 +169,21 @@ def test_rounded_times_still_fall_on_the_frames():
     """Matroska rounds the times of 24 frames a second to milliseconds."""
     times = [Fraction(round(Fraction(1000 * i, 24)), 1000) for i in range(25)]
     timeline = Timeline(frame_rate=Fraction(60), tick=Fraction(1, 1000))
-    found = positions(timeline, 25, times, last=Fraction(1, 24))
-    assert found[:62:5] == list(range(0, 25, 2))
-    assert len(found) == 63
+    output = positions(timeline, 25, times, last=Fraction(1, 24))
+    assert output[:62:5] == list(range(0, 25, 2))
+    assert len(output) == 63
 
 
 @given(multipliers, st.integers(0, 60), st.booleans())
 def test_counts_are_as_documented(multiplier, frames, loop):
     timeline = Timeline(multiplier, loop=loop)
-    found = positions(timeline, frames)
-    assert len(found) == timeline.count(frames)
+    output = positions(timeline, frames)
+    assert len(output) == timeline.count(frames)
     if loop:
-        assert len(found) == math.ceil(frames * multiplier)
+        assert len(output) == math.ceil(frames * multiplier)
     elif frames:
         exact = (frames - 1) * multiplier
-        assert len(found) == (math.ceil(exact) if multiplier >= 1 else math.floor(exact)) + 1
+        assert len(output) == (math.ceil(exact) if multiplier >= 1 else math.floor(exact)) + 1
 
 
 @given(schedules(), st.integers(1, 60), st.booleans())
@@ -191,49 +193,49 @@ def test_a_schedule_makes_the_sum_of_its_multipliers(schedule, frames, loop):
         return next(spans, 1)
 
     timeline = Timeline(schedule, loop=loop)
-    found = positions(timeline, frames)
+    output = positions(timeline, frames)
     pairs = frames if loop else frames - 1
-    assert len(found) == timeline.count(frames) == sum(map(of_pair, range(pairs))) + (not loop)
+    assert len(output) == timeline.count(frames) == sum(map(of_pair, range(pairs))) + (not loop)
     for pair in range(pairs):
         count = of_pair(pair)
-        inside = [p for p in found if pair <= p < pair + 1]
+        inside = [p for p in output if pair <= p < pair + 1]
         assert inside == [pair + Fraction(k, count) for k in range(count)]
 
 
 @given(multipliers, st.integers(1, 60), st.booleans())
 def test_output_frames_are_in_order_inside_the_clip_and_keep_the_ends(multiplier, frames, loop):
-    found = positions(Timeline(multiplier, loop=loop), frames)
-    assert all(a < b for a, b in pairwise(found))
-    assert found[0] == 0
+    output = positions(Timeline(multiplier, loop=loop), frames)
+    assert all(a < b for a, b in pairwise(output))
+    assert output[0] == 0
     if loop:
-        assert found[-1] < frames or multiplier < 1
-    elif len(found) > 1:
-        assert found[-1] == frames - 1
+        assert output[-1] < frames or multiplier < 1
+    elif len(output) > 1:
+        assert output[-1] == frames - 1
     if multiplier < 1:
-        assert all(p.denominator == 1 for p in found)
-        inner = found if loop else found[:-1]
+        assert all(p.denominator == 1 for p in output)
+        inner = output if loop else output[:-1]
         assert all(abs(p - k / multiplier) <= Fraction(1, 2) for k, p in enumerate(inner))
     else:
-        assert all(p == k / multiplier for k, p in enumerate(found[:-1]))
+        assert all(p == k / multiplier for k, p in enumerate(output[:-1]))
     if multiplier.denominator == 1:
-        assert set(range(frames)) <= set(found)
+        assert set(range(frames)) <= set(output)
 
 
 @given(rates, rates, st.integers(1, 200))
 def test_a_clip_lasts_as_long_at_any_rate(source, target, frames):
     timeline = Timeline(frame_rate=target)
     times = [i / source for i in range(frames)]
-    found = positions(timeline, frames, times, last=1 / source)
-    assert len(found) == timeline.count(frames, source) == math.ceil(frames * target / source)
-    assert 0 <= len(found) / target - frames / source < 1 / target
-    assert found[0] == 0
-    if len(found) > 1:
-        assert found[-1] == frames - 1
+    output = positions(timeline, frames, times, last=1 / source)
+    assert len(output) == timeline.count(frames, source) == math.ceil(frames * target / source)
+    assert 0 <= len(output) / target - frames / source < 1 / target
+    assert output[0] == 0
+    if len(output) > 1:
+        assert output[-1] == frames - 1
 
 
 @given(rates, rates, st.integers(0, 10 * HOURS))
 def test_there_is_no_drift_in_ten_hours(source, target, second):
-    """Wherever in a long clip we look, output frame k lies at exactly k / target seconds."""
+    """At any second of a long clip, output frame k lies at exactly k / target seconds."""
     timeline = Timeline(frame_rate=target)
     first = math.floor(second * source)
     keys = [(Fraction(i), timeline.place(i, i / source)) for i in range(first, first + 40)]
@@ -250,14 +252,16 @@ def test_there_is_no_drift_in_ten_hours(source, target, second):
 def test_variable_frame_rates_are_in_order_too(gaps, target):
     times = [Fraction(sum(gaps[:i]), 100) for i in range(len(gaps) + 1)]
     timeline = Timeline(frame_rate=target, tick=Fraction(1, 1000))
-    found = positions(timeline, len(times), times, last=times[-1] - times[-2])
-    made = [p for p in found if p < len(gaps)]
-    assert all(a < b for a, b in pairwise(made))
-    assert found == made + [len(gaps)] * (len(found) - len(made))
-    assert found[0] == 0
-    assert found[-1] == len(gaps) or len(found) == 1
-    lasts = times[-1] + times[-1] - times[-2]
-    assert abs(len(found) / target - lasts) < 2 / target  # room for the last frame, in any case
+    output = positions(timeline, len(times), times, last=times[-1] - times[-2])
+    before_last = [p for p in output if p < len(gaps)]
+    assert all(a < b for a, b in pairwise(before_last))
+    assert output == before_last + [len(gaps)] * (len(output) - len(before_last))
+    assert output[0] == 0
+    assert output[-1] == len(gaps) or len(output) == 1
+    clip_duration = times[-1] + times[-1] - times[-2]
+    assert (
+        abs(len(output) / target - clip_duration) < 2 / target
+    )  # room for the last frame, in any case
 
 
 @pytest.mark.parametrize(
@@ -306,7 +310,7 @@ def test_a_megabyte_of_schedule_is_refused_at_once_and_in_a_few_words(text):
     assert len(str(caught.value)) < 300
 
 
-def test_a_schedule_of_many_spans_is_read_and_found_in():
+def test_a_schedule_of_many_spans_is_parsed_and_searched():
     spans = 100_000
     schedule = parse_multiplier(", ".join(f"{2 * i}: 3" for i in range(spans)))
     assert [schedule.place(i) for i in range(6)] == [0, 3, 4, 7, 8, 11]

@@ -1,4 +1,4 @@
-/** What both of our extensions of the page need. The page loads this file, too, to no effect. */
+/** What our extensions of the page share. The page loads this file as well, which does nothing. */
 import { app } from "../../scripts/app.js";
 
 /** Names of the widgets in which nodes that play or save frames have their rate. */

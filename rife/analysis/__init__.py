@@ -1,1 +1,1 @@
-"""What frames show: cuts, and frames that repeat."""
+"""Analyses frames before they are interpolated: detects cuts and repeated frames."""
