@@ -10,8 +10,8 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     import doctor_host
     from rife.cli import main
-    from rife.interrupts import ignore
+    from rife.interrupts import ignore_signals
 
     status = main(host=doctor_host)
-    ignore()
+    ignore_signals()
     sys.exit(status)

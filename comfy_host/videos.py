@@ -16,7 +16,7 @@ from comfy_api.latest import InputImpl, Types, io
 from torch import Tensor
 
 from .. import rife
-from ..rife.fileio import plain_errors
+from ..rife.fileio import raise_file_errors
 from ..rife.media.base import ClipInfo, to_uint8
 from .compat import supported
 from .inputs import check_value
@@ -131,7 +131,7 @@ def video_file(video: Any) -> Iterator[tuple[Path, dict[str, Any]]]:
         return
     path = new_temporary_path(".mp4" if is_list else ".video")
     try:
-        with plain_errors("write", path):
+        with raise_file_errors("write", path):
             if is_list:  # its stream source may be encoded anew, with losses
                 video.save_to(str(path), crf=0)
             else:
@@ -176,6 +176,6 @@ def choose_encoding(format: str, codec: str, crf: int, clip: ClipInfo) -> tuple[
 def new_temporary_path(suffix: str) -> Path:
     """Returns an unused name in the folder that ComfyUI empties when it starts."""
     folder = Path(folder_paths.get_temp_directory())
-    with plain_errors("write", folder):
+    with raise_file_errors("write", folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder / f"rife_{secrets.token_hex(6)}{suffix}"

@@ -10,7 +10,7 @@ import sys
 from . import interrupts
 
 if sys.argv[:1] == ["-m"] and "rife" in sys.orig_argv:  # `python -m rife`: what follows takes long
-    interrupts.exit_at_once()
+    interrupts.exit_on_signals()
 
 from .callbacks import Cancelled
 from .devices import usable_dtype

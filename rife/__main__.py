@@ -3,7 +3,7 @@
 import sys
 
 from .cli import main
-from .interrupts import ignore
+from .interrupts import ignore_signals
 
 try:
     import doctor_host  # beside this package where another program has it
@@ -11,5 +11,5 @@ except ImportError:
     doctor_host = None
 
 status = main(host=doctor_host)
-ignore()
+ignore_signals()
 sys.exit(status)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .cli_parser import DTYPES, create_parser
-from .console import print_error, printable, progress_bar, steady_console
+from .console import print_error, printable, progress_bar, unfailing_console
 from .devices import best_device, usable_dtype
 from .fileio import FileError, refuse_same_file
 from .inference.planner import NotEnoughMemory, first_line, is_out_of_memory
 from .interpolate import Summary
 from .interpolate_file import interpolate_file
-from .interrupts import raised_once
+from .interrupts import raise_on_signal
 from .media import Encoding
 from .models.checkpoint import EXTENSIONS, convert, describe, load_model
 from .models.download import download_model
@@ -38,17 +38,17 @@ def main(arguments: Sequence[str] | None = None, host: "Host | None" = None) -> 
         the output was written but something in the input was damaged or missing. After a signal,
         128 plus its number: 130 for Ctrl-C, 143 for a kill, 129 for a closed terminal.
     """
-    with steady_console(), raised_once() as check:
+    with unfailing_console(), raise_on_signal() as raise_if_interrupted:
         output = stamp = None
         try:
-            namespace = argparse.Namespace(cancel=check, host=host)
+            namespace = argparse.Namespace(cancel=raise_if_interrupted, host=host)
             args = create_parser().parse_args(arguments, namespace)
             output = getattr(args, "output", None)
             stamp = _file_stamp(output)
             return _COMMANDS[args.command](args)
         except KeyboardInterrupt as interrupt:
             print_error("interrupted" + _describe_output(output, stamp))
-            return getattr(interrupt, "status", 130)
+            return getattr(interrupt, "exit_status", 130)
         except (NotEnoughMemory, OSError, ValueError) as error:
             print_error(f"error: {error}")
             return 1

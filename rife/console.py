@@ -1,5 +1,7 @@
-"""What a terminal shows: lines of text and a bar, whatever is in names, and whoever has stopped
-reading."""
+"""Text and progress bars on a terminal.
+
+Names of files can't break them, and neither can output that nobody reads any more.
+"""
 
 import io
 import logging
@@ -13,29 +15,31 @@ from typing import TextIO
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-# Control characters, ends of lines and paragraphs, changes of direction, bytes that are no text.
+# Control characters, line and paragraph separators, changes of the writing direction, surrogates.
 _UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_LONGEST = 2000
+_MAX_LENGTH = 2000
 
 
 def printable(text: str) -> str:
-    """`text` on one line, with what a terminal would act on spelled out, and of bounded length."""
-    if len(text) > _LONGEST:
-        text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
-    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    """Returns the text fit for a terminal: on one line, escaped, and shortened if very long."""
+    if len(text) > _MAX_LENGTH:
+        text = f"{text[: _MAX_LENGTH // 2]} ... {text[-_MAX_LENGTH // 2 :]}"
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
-class SteadyStream:
-    """A text stream, but that writing never fails: where nobody reads any more (`| head`) or the
-    disk is full, what is written goes nowhere.
+class UnfailingStream:
+    """A text stream whose writes never fail.
+
+    Once the stream below is closed, its reader is gone (`| head`) or its disk is full, the text is
+    dropped.
 
     Attributes:
-        failure: why, from then on.
+        failure: The error from the stream below, or None.
     """
 
     def __init__(self, stream: TextIO | None):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # also names that it has no letters for
+            stream.reconfigure(errors="backslashreplace")  # its encoding may lack letters
         self._stream = io.StringIO() if stream is None else stream
         self.failure: Exception | None = None
 
@@ -43,40 +47,40 @@ class SteadyStream:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        with self._giving_up():
+        with self._drop_on_error():
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        with self._giving_up():
+        with self._drop_on_error():
             self._stream.flush()
 
     @contextmanager
-    def _giving_up(self) -> Iterator[None]:
+    def _drop_on_error(self) -> Iterator[None]:
         try:
             yield
         except (OSError, ValueError) as error:  # ValueError: it is closed
             self.failure = error
-            # What is still in the stream's buffer must not fail once more when Python ends.
+            # Python flushes the stream's buffer when it ends; that must not fail, too.
             with suppress(OSError, ValueError):
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, self._stream.fileno())
-                os.close(nowhere)
+                devnull = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(devnull, self._stream.fileno())
+                os.close(devnull)
 
 
 @contextmanager
-def steady_console() -> Iterator[None]:
-    """Within the block standard output and error are SteadyStreams, and the log goes to the latter,
-    a line each."""
+def unfailing_console() -> Iterator[None]:
+    """Within the block, standard output and error are UnfailingStreams, and log messages go to
+    standard error, a line each."""
     log = logging.getLogger()
     level = log.level
     with ExitStack() as stack:
         for redirect, stream in (redirect_stdout, sys.stdout), (redirect_stderr, sys.stderr):
-            steady = SteadyStream(stream)
-            stack.enter_context(redirect(steady))
-            stack.callback(steady.flush)
+            unfailing = UnfailingStream(stream)
+            stack.enter_context(redirect(unfailing))
+            stack.callback(unfailing.flush)
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(_OneLine("%(message)s"))
+        handler.setFormatter(_OneLineFormatter("%(message)s"))
         log.addHandler(handler)
         log.setLevel(logging.INFO)
         try:
@@ -86,21 +90,29 @@ def steady_console() -> Iterator[None]:
             log.setLevel(level)
 
 
-class _OneLine(logging.Formatter):
+class _OneLineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
 
 
 def print_error(text: str) -> None:
-    """Print a line on standard error."""
+    """Prints a line on standard error."""
     print(printable(text), file=sys.stderr)
 
 
 @contextmanager
 def progress_bar(name: str, **settings) -> Iterator[Callable[..., None]]:
-    """A bar, and the callback (done, total or None, anything more) that moves it; lines of the log
-    go above it. Where the block ends well, so does the bar: what was done is the total then."""
-    # Where lines stay, one in ten seconds is enough.
+    """Shows a progress bar, with log messages above it.
+
+    Args:
+        name: What it is shown for.
+        settings: Arguments of tqdm, such as `unit`.
+
+    Yields:
+        A callback to move the bar: (done, total or None, anything else). If the block succeeds, the
+        bar ends full, whatever the last total was.
+    """
+    # Where the bar is no line that changes, but a new line each time, it is shown more rarely.
     interval = 0.1 if sys.stderr.isatty() else 10
     with (
         _Bar(desc=printable(name), dynamic_ncols=True, mininterval=interval, **settings) as bar,
@@ -117,7 +129,7 @@ def progress_bar(name: str, **settings) -> Iterator[Callable[..., None]]:
 
 class _Bar(tqdm):
     def clear(self, nolock: bool = False) -> None:
-        """Make room for a line: what is no terminal can't forget the bar."""
+        """Makes room for a log message; a file can't erase the bar, so a new line begins."""
         if sys.stderr.isatty():
             super().clear(nolock)
         else:

@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 def best_device() -> torch.device:
-    """CUDA (AMD's ROCm included), Apple's MPS, Intel's XPU, else the CPU."""
+    """Returns CUDA (also for AMD's ROCm), Apple's MPS or Intel's XPU if available, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     if torch.backends.mps.is_available():
@@ -23,11 +23,15 @@ def best_device() -> torch.device:
 
 
 def usable_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """The dtype to run in where a user chose `dtype`.
+    """Replaces a dtype that the device only emulates, and logs a warning.
+
+    Args:
+        dtype: The user's choice.
+        device: Where the model runs.
 
     Returns:
-        `dtype`, or `default_dtype(device)` where the device has no instructions for it and would
-        take several times as long as in float32 (a CPU 2 to 6 times); that is logged as a warning.
+        `dtype`, or `default_dtype(device)` if the device has no instructions for `dtype`: emulated,
+        it takes several times as long as float32 (2 to 6 times on a CPU).
     """
     if not _is_emulated(dtype, device):
         return dtype
@@ -48,28 +52,26 @@ def _is_emulated(dtype: torch.dtype, device: torch.device) -> bool:
         return False
     convolutions = torch.ops.mkldnn
     if dtype == torch.float16:
-        return not _says_yes(convolutions, "_is_mkldnn_fp16_supported")
-    # oneDNN accepts bfloat16 from AVX-512 on, but instructions for it came later.
+        return not _ask_torch(convolutions, "_is_mkldnn_fp16_supported")
+    # oneDNN accepts bfloat16 from AVX-512 on; the instructions for it came with later CPUs.
     instructions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")
-    return not _says_yes(convolutions, "_is_mkldnn_bf16_supported") or (
-        is_x86 and not any(_says_yes(torch.cpu, name) for name in instructions)
+    return not _ask_torch(convolutions, "_is_mkldnn_bf16_supported") or (
+        is_x86 and not any(_ask_torch(torch.cpu, name) for name in instructions)
     )
 
 
-def _says_yes(module: object, question: str) -> bool:
-    """What a function of torch that not every version has returns; False without it."""
+def _ask_torch(module: object, question: str) -> bool:
+    """Calls a function that not every version of torch has; False without it."""
     return bool(getattr(module, question, lambda: False)())
 
 
 def default_dtype(device: torch.device) -> torch.dtype:
-    """float16 on CUDA where it is fast and sound, float32 elsewhere.
-
-    It is slow before Volta (7.0) and broken on the Turing cards without tensor cores.
-    """
+    """Returns float16 on CUDA devices where it is fast and correct, else float32."""
+    # float16 is slow before Volta (7.0), and broken on the Turing cards without tensor cores.
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (7, 0):
         return torch.float32
-    broken = re.search(
+    is_broken = re.search(
         r"GTX 16|\bMX[45]50|\bT\d{3,4}\b|CMP 30HX", torch.cuda.get_device_name(device)
     )
-    return torch.float32 if broken else torch.float16
+    return torch.float32 if is_broken else torch.float16

@@ -1,5 +1,4 @@
-"""The error of files and folders, and output that is either whole under its final name or not
-there at all."""
+"""File errors that tell the user what to do, and output files that appear only when complete."""
 
 import errno
 import hashlib
@@ -9,10 +8,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from .interrupts import held_back
-from .temporary_paths import aside, claimed, remove, sweep
+from .interrupts import delay_signals
+from .temporary_paths import (
+    backup_path,
+    clean_up_after_killed_runs,
+    remove_path,
+    reserve_temporary_path,
+)
 
-_ADVICE = {
+_ADVICE_BY_ERRNO = {
     errno.ENOSPC: "the disk is full; free some space or choose another folder",
     errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
     errno.EFBIG: "the file is too large for this disk; choose another folder",
@@ -29,22 +33,41 @@ class FileError(OSError):
 
 
 @contextmanager
-def plain_errors(doing: str, path: Path, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Raise system errors, and those named in `also`, as FileErrors about `path`."""
+def raise_file_errors(
+    action: str, path: Path, also: tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
+    """Within the block, errors of the system are raised as FileErrors.
+
+    Args:
+        action: What the block does with the file, for the message, such as "read" or "write".
+        path: The file or folder, for the message.
+        also: Exceptions to treat in the same way as OSError.
+
+    Raises:
+        FileError: The block raised an OSError, or one of `also`.
+    """
     try:
         yield
     except FileError:
         raise
     except (OSError, *also) as error:
-        reason = _ADVICE.get(getattr(error, "errno", None) or 0)
+        reason = _ADVICE_BY_ERRNO.get(getattr(error, "errno", None) or 0)
         if reason is None:
             reason = f"{getattr(error, 'strerror', None) or error or type(error).__name__}"
-        raise FileError(f"Can't {doing} {path}: {reason}.") from error
+        raise FileError(f"Can't {action} {path}: {reason}.") from error
 
 
 def refuse_same_file(source: str | Path, destination: str | Path) -> None:
-    """Raise FileError if both names stand for one file or folder, whatever the spelling, or if
-    `destination` is a folder that holds `source`, and would be replaced with it."""
+    """Checks that an output would not overwrite its own input.
+
+    Args:
+        source: The input file or folder.
+        destination: The output. If it is a folder, it would be replaced with all that it holds.
+
+    Raises:
+        FileError: Both are one file or folder, however they are spelled, or the destination is a
+            folder that holds the source.
+    """
     if not (os.path.exists(source) and os.path.exists(destination)):
         return
     if os.path.samefile(source, destination):
@@ -55,9 +78,9 @@ def refuse_same_file(source: str | Path, destination: str | Path) -> None:
 
 
 def sha256(path: str | os.PathLike) -> str:
-    """The SHA-256 of a file, in hexadecimal; raises FileError if it can't be read."""
+    """Returns the SHA-256 of a file, in hexadecimal; raises FileError if it can't be read."""
     digest = hashlib.sha256()
-    with plain_errors("read", Path(path)), open(path, "rb") as file:
+    with raise_file_errors("read", Path(path)), open(path, "rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
@@ -65,68 +88,79 @@ def sha256(path: str | os.PathLike) -> str:
 
 @contextmanager
 def atomic_output(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, which takes its final name only when the block ends
-    well; it is removed otherwise.
+    """Provides a temporary path for an output, which takes its final name when the block succeeds.
 
-    A name without a suffix, and an existing folder, stand for a folder of numbered images: then
-    the temporary path is a new, empty folder. Nothing but an empty folder is replaced unless
-    `overwrite` is set, and a folder only if all it holds are numbered images such as ours.
+    If the block fails, the temporary file or folder is removed. What killed runs left in the same
+    folder is removed before the block runs (see `temporary_paths`).
 
-    What killed processes left beside `path` is removed first, see `temporary_paths.sweep`.
+    Args:
+        path: The final path. A name without a suffix, or an existing folder, stands for a folder of
+            numbered images. Its parent folder has to exist.
+        overwrite: Whether an existing output is replaced. Folders are replaced only if they hold
+            nothing but numbered images; empty ones in any case.
 
-    Raises FileError if the folder around `path` is missing (none are created) or not writable,
-    if `path` is taken, or if nothing was written. If `path` can't be had in the end, though it
-    could at first, what was written gets a name like it, which the error says.
+    Yields:
+        The temporary path, beside the final one: an empty file, or an empty folder.
+
+    Raises:
+        FileError: The output can't be written, already exists, or nothing was written to it. If
+            only the last step fails, since something else appeared at `path` meanwhile, the
+            output is kept under a similar name, which the message says.
     """
-    shown = path
-    with plain_errors("write", shown, (ValueError,)):  # NUL in a name
+    user_path = path
+    with raise_file_errors("write", user_path, (ValueError,)):  # NUL in a name
         path = Path(os.path.realpath(path))  # a link stays, and its target is replaced
-        sweep(path.parent)
-        as_folder = os.path.isdir(path) or not path.suffix
-        _check_destination(path, shown, as_folder, overwrite)
+        clean_up_after_killed_runs(path.parent)
+        is_folder = os.path.isdir(path) or not path.suffix
+        _check_destination(path, user_path, is_folder, overwrite)
     with ExitStack() as stack:
-        with plain_errors("write", shown):
-            temporary = stack.enter_context(claimed(path))
+        with raise_file_errors("write", user_path):
+            temporary = stack.enter_context(reserve_temporary_path(path))
             stack.callback(_discard, temporary)
-            temporary.mkdir() if as_folder else temporary.touch(exist_ok=False)
+            temporary.mkdir() if is_folder else temporary.touch(exist_ok=False)
         try:
             yield temporary
         except FileError as error:
-            # Readers of the message know the file by its final name.
-            raise FileError(str(error).replace(str(temporary), str(shown))) from error
-        if not (any(temporary.iterdir()) if as_folder else temporary.stat().st_size):
-            raise FileError(f"Nothing was written to {shown}.")
+            # The user knows the file by its final name.
+            raise FileError(str(error).replace(str(temporary), str(user_path))) from error
+        if not (any(temporary.iterdir()) if is_folder else temporary.stat().st_size):
+            raise FileError(f"Nothing was written to {user_path}.")
         try:
-            with plain_errors("write", shown), held_back():
-                _check_destination(path, shown, as_folder, overwrite)
+            with raise_file_errors("write", user_path), delay_signals():
+                _check_destination(path, user_path, is_folder, overwrite)
                 _move_into_place(temporary, path)
         except FileError as error:
-            raise FileError(f"{error} What was made is {_keep(temporary, path)}") from error
+            raise FileError(f"{error} What was made is {_keep_output(temporary, path)}") from error
 
 
-def _check_destination(path: Path, shown: str | Path, as_folder: bool, overwrite: bool) -> None:
+def _check_destination(path: Path, user_path: str | Path, is_folder: bool, overwrite: bool) -> None:
+    """Raises FileError if the output must not go to `path`, which the user calls `user_path`."""
     if not path.parent.is_dir():
         raise FileError(f"The folder {path.parent} does not exist; create it first.")
-    if os.path.exists(shown) and not (os.path.isfile(shown) or os.path.isdir(shown)):
-        raise FileError(f"{shown} is a pipe or a device; name a file or a folder.")
+    if os.path.exists(user_path) and not (os.path.isfile(user_path) or os.path.isdir(user_path)):
+        raise FileError(f"{user_path} is a pipe or a device; name a file or a folder.")
     try:
         path.lstat()
     except FileNotFoundError:
         return
     if path.is_symlink():
-        raise FileError(f"{shown} is a link that leads nowhere; choose another name.")
-    if not as_folder:
+        raise FileError(f"{user_path} is a link that leads nowhere; choose another name.")
+    if not is_folder:
         if not overwrite:
-            raise FileError(f"{shown} exists; choose another name or allow overwriting.")
+            raise FileError(f"{user_path} exists; choose another name or allow overwriting.")
         return
     if not path.is_dir():
-        raise FileError(f"{shown} is a file; the name of an output file needs a suffix like .mp4.")
-    held = [entry.name for entry in path.iterdir()]
-    if held and not overwrite:
-        raise FileError(f"The folder {shown} is not empty; choose another or allow overwriting.")
-    if other := next((name for name in held if not _NUMBERED_IMAGE.fullmatch(name)), None):
         raise FileError(
-            f"The folder {shown} holds more than numbered PNG images ({other}), "
+            f"{user_path} is a file; the name of an output file needs a suffix like .mp4."
+        )
+    entries = [entry.name for entry in path.iterdir()]
+    if entries and not overwrite:
+        raise FileError(
+            f"The folder {user_path} is not empty; choose another or allow overwriting."
+        )
+    if other := next((name for name in entries if not _NUMBERED_IMAGE.fullmatch(name)), None):
+        raise FileError(
+            f"The folder {user_path} holds more than numbered PNG images ({other}), "
             "so it is not overwritten; choose another folder."
         )
 
@@ -135,30 +169,30 @@ def _move_into_place(temporary: Path, path: Path) -> None:
     if not path.is_dir():
         os.replace(temporary, path)
         return
-    old = aside(temporary)
-    os.rename(path, old)
+    backup = backup_path(temporary)
+    os.rename(path, backup)
     try:
         os.rename(temporary, path)
     except OSError:
-        os.rename(old, path)
+        os.rename(backup, path)
         raise
-    remove(old)
+    remove_path(backup)
 
 
-def _keep(temporary: Path, path: Path) -> Path:
-    """Give what was written a name that is free; returns it."""
+def _keep_output(temporary: Path, path: Path) -> Path:
+    """Moves the output to a free name like `path`; returns it."""
     for number in range(1, 100):
-        name = path.with_name(f"{path.stem}-{number}{path.suffix}")
-        if not os.path.lexists(name):
+        numbered = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        if not os.path.lexists(numbered):
             with suppress(OSError):
-                os.rename(temporary, name)
-                return name
-    kept = path.with_name(temporary.name.replace(".rife-", "rife-"))
+                os.rename(temporary, numbered)
+                return numbered
+    unhidden = path.with_name(temporary.name.replace(".rife-", "rife-"))
     with suppress(OSError):
-        os.rename(temporary, kept)
-    return kept
+        os.rename(temporary, unhidden)
+    return unhidden
 
 
 def _discard(temporary: Path) -> None:
-    with held_back():
-        remove(temporary)
+    with delay_signals():
+        remove_path(temporary)

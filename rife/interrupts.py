@@ -1,6 +1,6 @@
-"""Ctrl-C and the other polite ways to end a program: what happens then, and when.
+"""What signals that ask the program to end do: Ctrl-C, a kill, a terminal that is closed.
 
-Needs no other module, so that it can be at work while torch is imported, which takes seconds.
+Imports nothing heavy, so that it works while torch is imported, which takes seconds.
 """
 
 import os
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-#: Ctrl-C, kill, the terminal that is closed, Ctrl-Break; as far as the system has them.
+#: Ctrl-C, `kill`, a closed terminal and Ctrl-Break, those of them that this system has.
 SIGNALS = [
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
@@ -19,72 +19,83 @@ SIGNALS = [
 
 
 class Interrupted(KeyboardInterrupt):
-    """Someone asked the program to end, by a signal."""
+    """A signal asked the program to end.
+
+    Attributes:
+        exit_status: The status to exit with, by the shells' convention.
+    """
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
-        self.status = 128 + number  # as shells have it
+        self.exit_status = 128 + number
 
 
-def exit_at_once() -> None:
-    """From here on a signal ends the program without a word: for when nothing has begun yet."""
-    _handle_by(lambda number, _: os._exit(128 + number))
+def exit_on_signals() -> None:
+    """Makes signals end the program at once and silently, for while it is still starting."""
+    _set_handlers(lambda number, _: os._exit(128 + number))
 
 
-def ignore() -> None:
-    """From here on no signal changes what the program says: for when all is done and Python, which
-    takes a while, ends."""
-    _handle_by(signal.SIG_IGN)
+def ignore_signals() -> None:
+    """Makes the program ignore signals, for when its work is done and Python is shutting down.
+
+    A signal would change the exit status then.
+    """
+    _set_handlers(signal.SIG_IGN)
 
 
 @contextmanager
-def raised_once() -> Iterator[Callable[[], None]]:
-    """Within the block the first signal raises Interrupted, the second leaves the first one's
-    cleaning up in peace, and the third ends the program.
+def raise_on_signal() -> Iterator[Callable[[], None]]:
+    """Within the block, the first signal raises Interrupted.
 
-    Yields a function that raises Interrupted if a signal has come: some code drops exceptions that
-    are raised within it, such as what runs while objects are freed.
+    The second prints that the first is being handled, and the third ends the program.
+
+    Yields:
+        A function that raises Interrupted if there was a signal. Python drops exceptions in some
+        places, such as finalizers, and long work calls this to notice a signal all the same.
     """
-    came: list[int] = []
+    received: list[int] = []
 
     def handle(number: int, _: FrameType | None) -> None:
-        came.append(number)
-        if len(came) == 1:
+        received.append(number)
+        if len(received) == 1:
             raise Interrupted(number)
-        if len(came) > 2:
+        if len(received) > 2:
             os._exit(128 + number)
         os.write(2, b"\nCleaning up; once more to end at once.\n")
 
-    def check() -> None:
-        if came:
-            raise Interrupted(came[0])
+    def raise_if_received() -> None:
+        if received:
+            raise Interrupted(received[0])
 
-    before = _handle_by(handle)
+    previous = _set_handlers(handle)
     try:
-        yield check
+        yield raise_if_received
     finally:
-        _restore(before)
+        _restore_handlers(previous)
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
-    """Signals that come within the block take effect after it."""
-    came: list[int] = []
-    before = _handle_by(lambda number, _: came.append(number))
+def delay_signals() -> Iterator[None]:
+    """Signals that arrive within the block take effect after it."""
+    received: list[int] = []
+    previous = _set_handlers(lambda number, _: received.append(number))
     try:
         yield
     finally:
-        _restore(before)
-        for number in came:
+        _restore_handlers(previous)
+        for number in received:
             signal.raise_signal(number)
 
 
 _Handler = Callable[[int, FrameType | None], object]
 
 
-def _handle_by(handler: _Handler | int) -> dict[int, _Handler | int]:
-    """Returns the handlers that were there. What is ignored stays so: `nohup` and shells, for what
-    they run in the background, mean it. Python knows signals in the main thread only."""
+def _set_handlers(handler: _Handler | int) -> dict[int, _Handler | int]:
+    """Sets the handler of all SIGNALS and returns those that it replaces.
+
+    Ignored signals stay ignored: `nohup`, and shells that run something in the background, rely on
+    that. In threads other than the main one this does nothing, as Python allows it only there.
+    """
     if threading.current_thread() is not threading.main_thread():
         return {}
     return {
@@ -94,6 +105,6 @@ def _handle_by(handler: _Handler | int) -> dict[int, _Handler | int]:
     }
 
 
-def _restore(handlers: dict[int, _Handler | int]) -> None:
+def _restore_handlers(handlers: dict[int, _Handler | int]) -> None:
     for number, handler in handlers.items():
         signal.signal(number, handler)

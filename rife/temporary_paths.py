@@ -1,8 +1,10 @@
-"""Names for work that isn't done: each belongs to one process, and what a killed one left behind is
-found and put right by the next.
+"""Temporary files and folders, and their removal if the process that wrote them is killed.
 
-A claim is a hidden file, `.rife-` and 12 hex digits and `-lock`, that its process holds locked as
-long as it lives. It names the host, the temporary file or folder, and what that is to become.
+Each temporary path has a lock file beside it, named `.rife-`, 12 hexadecimal digits and `-lock`.
+Its process keeps the lock file locked for as long as it uses the path. The lock file names the
+host, the temporary path and the final path. One that nobody has locked is of a process that was
+killed: the next run in the folder removes what that process left, and restores a folder that it was
+about to replace.
 """
 
 import logging
@@ -18,7 +20,7 @@ from typing import BinaryIO
 
 import psutil
 
-from .interrupts import held_back
+from .interrupts import delay_signals
 
 if os.name == "nt":
     import msvcrt
@@ -27,27 +29,37 @@ else:
 
 logger = logging.getLogger(__name__)
 
-_LOCK = re.compile(r"(\.rife-[0-9a-f]{12})-lock")
-#: Where a lock is one for all who can reach the file. On network drives it may not be.
-_LOCAL = re.compile(
+_LOCK_NAME = re.compile(r"(\.rife-[0-9a-f]{12})-lock")
+#: File systems on which every process that can open a file sees its lock; on network drives some
+#: may not.
+_LOCAL_FILE_SYSTEMS = re.compile(
     "apfs|b(cache|tr)fs|exfat|ext[234]|f2fs|fuseblk|hfs|msdos|ntfs3?|overlay|refs|tmpfs|ufs|vfat|"
     "xfs|zfs"
 )
 
 
-def aside(temporary: Path) -> Path:
-    """Where a folder that `temporary` is to replace waits until it has."""
+def backup_path(temporary: Path) -> Path:
+    """Returns where an existing folder is moved while the temporary one takes its place."""
     return temporary.with_name(f"{temporary.name}.old")
 
 
 @contextmanager
-def claimed(path: Path) -> Iterator[Path]:
-    """Yield a fresh name beside `path`, with its suffix, that belongs to this process until the
-    block ends. Raises OSError where nothing can be written."""
+def reserve_temporary_path(path: Path) -> Iterator[Path]:
+    """Reserves a temporary path for this process until the block ends.
+
+    Args:
+        path: What the temporary file or folder is to become.
+
+    Yields:
+        A new path in the same folder and with the same suffix. Nothing is created there.
+
+    Raises:
+        OSError: The folder can't be written to.
+    """
     lock = None
     try:
-        with held_back():
-            stem, lock = _claim(path.parent)
+        with delay_signals():
+            stem, lock = _create_lock(path.parent)
             temporary = path.with_name(stem + path.suffix)
             if lock:
                 text = "\0".join([platform.node(), temporary.name, path.name])
@@ -56,25 +68,27 @@ def claimed(path: Path) -> Iterator[Path]:
         yield temporary
     finally:
         if lock:
-            with held_back():
+            with delay_signals():
                 _remove_lock(lock)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what killed processes of this host left in `folder`, and put back what they had moved
-    aside; what may belong to a living one stays."""
+def clean_up_after_killed_runs(folder: Path) -> None:
+    """Removes what killed processes of this host left in a folder, and restores what they moved.
+
+    Whatever may belong to a running process, or to another host, stays.
+    """
     with suppress(OSError):
-        locks = [path for path in folder.iterdir() if _LOCK.fullmatch(path.name)]
-        if not locks or not _is_local(folder):
+        lock_paths = [path for path in folder.iterdir() if _LOCK_NAME.fullmatch(path.name)]
+        if not lock_paths or not _is_local(folder):
             return
-        for path in locks:
+        for path in lock_paths:
             with suppress(OSError), open(path, "rb+") as lock:
-                if _try_lock(lock) and _is_at(lock, path) and _put_right(folder, path, lock):
+                if _try_lock(lock) and _is_file_at(lock, path) and _clean_up(folder, path, lock):
                     _remove_lock(lock)
 
 
-def remove(path: Path) -> None:
-    """Remove a file or a folder, or say that it is still there."""
+def remove_path(path: Path) -> None:
+    """Removes a file or a folder; if that fails, logs that the user has to."""
     try:
         if path.is_dir():
             shutil.rmtree(path)
@@ -84,48 +98,49 @@ def remove(path: Path) -> None:
         logger.warning("%s could not be removed (%s); please delete it.", path, error)
 
 
-def _put_right(folder: Path, path: Path, lock: BinaryIO) -> bool:
-    """Whether nothing is left of the claim at `path`, which nobody owns."""
+def _clean_up(folder: Path, lock_path: Path, lock: BinaryIO) -> bool:
+    """Cleans up after the killed process of a lock; returns whether the lock can go, too."""
     host, *names = os.fsdecode(lock.read()).split("\0")
-    if not host:  # it was killed before there was more
+    if not host:  # the process was killed before it wrote anything
         return True
-    stem = _LOCK.fullmatch(path.name)[1]
+    stem = _LOCK_NAME.fullmatch(lock_path.name)[1]
     if host != platform.node() or len(names) != 2 or not names[0].startswith(stem):
         return False
     temporary, target = (folder / Path(name).name for name in names)
-    old = aside(temporary)
-    if old.is_dir():
+    backup = backup_path(temporary)
+    if backup.is_dir():
         if not os.path.lexists(target):
-            os.rename(old, target)
+            os.rename(backup, target)
             logger.warning("%s is as it was before a run that was killed.", target)
-        elif temporary.is_dir():  # `target` is neither: something newer
-            logger.warning("%s is what %s was before a run that was killed.", old, target)
+        elif temporary.is_dir():  # the killed run had not replaced `target`: someone else wrote it
+            logger.warning("%s is what %s was before a run that was killed.", backup, target)
             return False
         else:
-            remove(old)
+            remove_path(backup)
     if os.path.lexists(temporary):
-        remove(temporary)
+        remove_path(temporary)
         logger.info("Removed what a run that was killed had left: %s", temporary)
     return True
 
 
-def _claim(folder: Path) -> tuple[str, BinaryIO | None]:
-    """How a name begins, and the lock that makes it ours; None where files can't be locked."""
+def _create_lock(folder: Path) -> tuple[str, BinaryIO | None]:
+    """Returns the start of a new temporary name, and its lock; None where files can't be locked."""
     while True:
         stem = f".rife-{secrets.token_hex(6)}"
         path = folder / f"{stem}-lock"
-        lock = open(path, "xb+")  # noqa: SIM115 (it stays open as long as the claim)
+        lock = open(path, "xb+")  # noqa: SIM115 (open for as long as the path is reserved)
         try:
-            if _try_lock(lock) and _is_at(lock, path):
+            if _try_lock(lock) and _is_file_at(lock, path):
                 return stem, lock
-        except OSError:  # it must not be there for a sweep that can
+        except OSError:
+            # Left there, another host that can lock it would take this process for a killed one.
             _remove_lock(lock)
             return stem, None
-        lock.close()  # a sweep was faster
+        lock.close()  # another process took it for a killed one's, and locked it first
 
 
 def _try_lock(file: BinaryIO) -> bool:
-    """Lock it unless someone else does; raises OSError where files can't be locked."""
+    """Locks a file; returns False if another process has. Raises OSError if it can't be locked."""
     try:
         if os.name == "nt":
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
@@ -136,8 +151,8 @@ def _try_lock(file: BinaryIO) -> bool:
     return True
 
 
-def _is_at(file: BinaryIO, path: Path) -> bool:
-    """Whether `path` is still this file's: who had it locked before may have removed it."""
+def _is_file_at(file: BinaryIO, path: Path) -> bool:
+    """Whether an open file is still the one at `path`: another process may have removed it."""
     with suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     return False
@@ -145,16 +160,17 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
 
 def _remove_lock(lock: BinaryIO) -> None:
     with suppress(OSError):
-        if os.name == "nt":  # which removes no open files
+        if os.name == "nt":  # Windows removes no open files
             lock.close()
         os.unlink(lock.name)
     lock.close()
 
 
 def _is_local(folder: Path) -> bool:
-    around = (folder, *folder.parents)
-    mounts = [m for m in psutil.disk_partitions(all=True) if Path(m.mountpoint) in around]
+    parents = (folder, *folder.parents)
+    mounts = [m for m in psutil.disk_partitions(all=True) if Path(m.mountpoint) in parents]
     if not mounts:
         return False
     *_, nearest = sorted(mounts, key=lambda mount: len(mount.mountpoint))
-    return bool(_LOCAL.fullmatch(nearest.fstype.lower())) and "remote" not in nearest.opts
+    is_local_kind = bool(_LOCAL_FILE_SYSTEMS.fullmatch(nearest.fstype.lower()))
+    return is_local_kind and "remote" not in nearest.opts

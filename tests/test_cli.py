@@ -442,7 +442,7 @@ def test_an_interrupt_while_torch_is_imported_ends_without_a_traceback():
         ("rife.media.writer.VideoWriter.close", "after"),
         ("os.replace", "before"),
         ("os.replace", "after"),
-        ("rife.fileio.remove", "before"),
+        ("rife.fileio.remove_path", "before"),
         ("os.unlink", "after"),
     ],
 )
@@ -490,12 +490,12 @@ spec = importlib.util.spec_from_file_location("interrupts", {str(ROOT / "rife/in
 interrupts = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(interrupts)
 signal.signal(signal.SIGINT, signal.default_int_handler)
-with interrupts.raised_once() as check:
+with interrupts.raise_on_signal() as check:
     check()
     try:
         signal.raise_signal(signal.SIGINT)
     except KeyboardInterrupt as stop:
-        print(stop.status)
+        print(stop.exit_status)
         signal.raise_signal(signal.SIGTERM)
         print("cleaned up", flush=True)
         try:

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from rife.console import SteadyStream, print_error, printable, progress_bar, steady_console
+from rife.console import UnfailingStream, print_error, printable, progress_bar, unfailing_console
 
 
 @pytest.mark.parametrize(
@@ -40,13 +40,13 @@ def test_writing_to_what_is_gone_is_no_error(stream):
     if stream == "closed":
         stream = io.StringIO()
         stream.close()
-    steady = SteadyStream(stream)
-    print("text", file=steady, flush=True)
-    assert (steady.failure is None) == (stream is None)
+    unfailing = UnfailingStream(stream)
+    print("text", file=unfailing, flush=True)
+    assert (unfailing.failure is None) == (stream is None)
 
 
 def test_a_bar_and_the_log_and_an_error_have_lines_of_their_own(capsys):
-    with steady_console():
+    with unfailing_console():
         with progress_bar("in\n.mp4", unit="frame") as report:
             logging.getLogger("rife").warning("first\n\x1b[1m%s", "\udcff")
             report(1, 10, None)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
-from ..fileio import FileError, plain_errors
+from ..fileio import FileError, raise_file_errors
 from .animations import ANIMATIONS_READ, ANIMATIONS_WRITTEN, AnimationReader
 from .base import Edit, Reader, Writer
 from .encoders import CONTAINERS, Encoding
@@ -52,7 +52,7 @@ def _open_reader(
         raise FileError(f"A part can be read of video files only; {path} is read whole or not.")
     if path.is_dir():
         return FolderReader(path, frame_rate)
-    with plain_errors("read", path):
+    with raise_file_errors("read", path):
         if not path.stat().st_size:
             raise FileError(f"{path} is empty.")
     if path.suffix.lower() in ANIMATIONS_READ:

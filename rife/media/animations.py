@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from PIL import GifImagePlugin, Image
 
-from ..fileio import FileError, plain_errors
+from ..fileio import FileError, raise_file_errors
 from .base import ClipInfo, Frame, Reader, Writer
 from .pictures import (
     PILLOW_ERRORS,
@@ -81,7 +81,7 @@ class AnimationReader(Reader):
         self.info = ClipInfo(self._path, *self._image.size, rate, count, has_alpha, grid)
 
     def _errors(self) -> contextlib.AbstractContextManager[None]:
-        return plain_errors("read", self._path, PILLOW_ERRORS)
+        return raise_file_errors("read", self._path, PILLOW_ERRORS)
 
     def _frames(self, count: int) -> Iterator[Image.Image]:
         for index in range(self._first, self._first + count):
@@ -139,7 +139,7 @@ class _AnimationWriter(Writer):
         # The latest picture, and the steps at which it begins and, if none follows, ends.
         self._waiting: tuple[Image.Image, int, int] | None = None
         self._count = self._left_out = 0
-        with plain_errors("write", path):
+        with raise_file_errors("write", path):
             self._file = path.open("wb")
 
     def write(self, image: torch.Tensor, time: Fraction, duration: Fraction | None = None) -> None:
@@ -157,7 +157,7 @@ class _AnimationWriter(Writer):
         picture, start, _ = self._waiting
         parts = math.ceil((end - start) / self._longest)
         bounds = [start + (end - start) * part // parts for part in range(parts + 1)]
-        with plain_errors("write", self._path, PILLOW_ERRORS):
+        with raise_file_errors("write", self._path, PILLOW_ERRORS):
             for begin, stop in pairwise(bounds):
                 if not self._count:
                     self._file.write(self._header(picture))
@@ -167,7 +167,7 @@ class _AnimationWriter(Writer):
     def close(self) -> None:
         if self._waiting:
             self._write_waiting(self._waiting[2])
-        with plain_errors("write", self._path):
+        with raise_file_errors("write", self._path):
             if self._count:
                 self._finish()
             self._file.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ..fileio import FileError, plain_errors
+from ..fileio import FileError, raise_file_errors
 from .base import ClipInfo, Frame, Reader, Writer
 from .image_names import IMAGE_SUFFIXES, order_images
 from .pictures import (
@@ -44,7 +44,7 @@ class FolderReader(Reader):
 
     def __init__(self, path: Path, frame_rate: Fraction):
         super().__init__()
-        with plain_errors("read", path):
+        with raise_file_errors("read", path):
             images = [
                 file
                 for file in path.iterdir()
@@ -121,7 +121,7 @@ class FolderWriter(Writer):
     def write(self, image: torch.Tensor, time: Fraction, duration: Fraction | None = None) -> None:
         self._times.append(time)
         file = self._path / f"{len(self._times):08}.png"
-        with plain_errors("write", file, PILLOW_ERRORS):
+        with raise_file_errors("write", file, PILLOW_ERRORS):
             save = save_png16 if self._is_deep else save_png8
             save(file, image, self._icc_profile, self._chunks)
 

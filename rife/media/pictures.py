@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from ..fileio import FileError, plain_errors
+from ..fileio import FileError, raise_file_errors
 from .base import to_uint8
 from .streams import AV_ERRORS
 
@@ -42,7 +42,7 @@ _TURNS = {
 
 def open_image(path: Path) -> Image.Image:
     """Raises FileError if there is none."""
-    with plain_errors("read", path, PILLOW_ERRORS):
+    with raise_file_errors("read", path, PILLOW_ERRORS):
         try:
             return Image.open(path)
         except UnidentifiedImageError as error:
@@ -52,7 +52,7 @@ def open_image(path: Path) -> Image.Image:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    with plain_errors("read", path, PILLOW_ERRORS), open_image(path) as image:
+    with raise_file_errors("read", path, PILLOW_ERRORS), open_image(path) as image:
         yield image
 
 
@@ -77,7 +77,11 @@ def read_image(path: Path, has_alpha: bool, is_deep: bool) -> torch.Tensor:
             return to_tensor(ImageOps.exif_transpose(image), has_alpha).float() / 255
         transpose, flip_rows, flip_columns = _turns(image)
     # Pillow would make 8 bits of all but grey.
-    with plain_errors("read", path, AV_ERRORS), path.open("rb") as file, av.open(file) as container:
+    with (
+        raise_file_errors("read", path, AV_ERRORS),
+        path.open("rb") as file,
+        av.open(file) as container,
+    ):
         frame = next(container.decode(video=0), None)
         if frame is None:
             raise FileError(f"{path} holds no picture.")

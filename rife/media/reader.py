@@ -15,7 +15,7 @@ import av
 import numpy as np
 import torch
 
-from ..fileio import FileError, plain_errors
+from ..fileio import FileError, raise_file_errors
 from .base import ClipInfo, Frame, Reader
 from .colors import Colors
 from .damage import (
@@ -242,7 +242,7 @@ class VideoReader(Reader):
         return av.open(file_url(self._path), metadata_errors="replace")
 
     def _errors(self) -> contextlib.AbstractContextManager[None]:
-        return plain_errors("read", self._path, AV_ERRORS)
+        return raise_file_errors("read", self._path, AV_ERRORS)
 
     # Opening.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import av
 import torch
 
-from ..fileio import plain_errors
+from ..fileio import raise_file_errors
 from .base import Reader, Writer
 from .colors import SCREEN
 from .encoders import (
@@ -103,7 +103,7 @@ class VideoWriter(Writer):
             self._source.copied_streams = {p.stream for p in streams if not p.is_decoded}
 
     def _errors(self) -> contextlib.AbstractContextManager[None]:
-        return plain_errors("write", self._path, AV_ERRORS)
+        return raise_file_errors("write", self._path, AV_ERRORS)
 
     def _collect_parts(self, sound: bool) -> tuple[list[Part], list[str]]:
         if self._source is None:
@@ -141,7 +141,7 @@ class VideoWriter(Writer):
                 return settings, parts, lost
             failures.append((encoder, error))
         encoder, error = failures[0]
-        with plain_errors(f"encode with {encoder} to", self._path, AV_ERRORS):
+        with raise_file_errors(f"encode with {encoder} to", self._path, AV_ERRORS):
             raise error
 
     @property

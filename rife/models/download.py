@@ -22,7 +22,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from ..callbacks import Cancel, Cancelled
-from ..fileio import FileError, plain_errors, sha256
+from ..fileio import FileError, raise_file_errors, sha256
 from .checkpoint import CheckpointError, load_model
 from .zoo import HubFile, PublishedModel
 
@@ -96,7 +96,7 @@ def download_model(
     if target.is_file():
         return target
     try:
-        with plain_errors("write", target):
+        with raise_file_errors("write", target):
             folder.mkdir(parents=True, exist_ok=True)
             with _exclusive_lock(folder / f".{entry.name}.lock", cancel):
                 if not target.is_file():  # another process may have downloaded it meanwhile
