@@ -271,9 +271,9 @@ def _make_timeline(
     return rife.Timeline(Fraction(multiplier), frame_rate, loop, slow_motion, length=length)
 
 
-def _make_options(flow_scale: str = "auto", **settings: Any) -> dict[str, Any]:
-    """Returns what `rife.Options` takes, from the values of the inputs."""
-    return {"scale": None if flow_scale == "auto" else float(flow_scale), **settings}
+def _make_options(flow_scale: str = "auto", **settings: Any) -> rife.Options:
+    """Returns the options from the values of the inputs."""
+    return rife.Options(scale=None if flow_scale == "auto" else float(flow_scale), **settings)
 
 
 class RIFEFrameInterpolate(io.ComfyNode):
@@ -463,11 +463,11 @@ class RIFEVideoInterpolate(io.ComfyNode):
             with run.prepare(clip.height, clip.width, 3 + clip.has_alpha) as arguments:
                 suffix, encoding = choose_encoding(format, codec, crf, clip)
                 target = new_temporary_path(suffix)
-                rife.interpolate_file(
+                run.summary = rife.interpolate_file(
                     source=path,
                     target=target,
                     timeline=timeline,
-                    options=rife.Options(**options),
+                    options=options,
                     encoding=encoding,
                     **reader_options,
                     **arguments,
@@ -551,7 +551,7 @@ class RIFEOpticalFlow(io.ComfyNode):
         run = NodeRun(cls, model, unit="pair")
         with run.prepare(*images.shape[1:]) as arguments:
             flow, mask = rife.optical_flow(
-                frames=images, timestep=timestep, **arguments, **_make_options(flow_scale)
+                frames=images, timestep=timestep, options=_make_options(flow_scale), **arguments
             )
         return run.make_output(rife.motion_to_image(flow, largest_motion or None), mask, flow)
 

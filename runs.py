@@ -112,13 +112,7 @@ class InterpolationRun(NodeRun):
         """Frames per second of the output."""
         return self._timeline.rate(self._source_rate)
 
-    @contextmanager
-    def prepare(self, height: int, width: int, channels: int = 3) -> Iterator[dict[str, Any]]:
-        """Yields arguments for the library, as NodeRun does, and the summary that it fills."""
-        with super().prepare(height, width, channels) as arguments:
-            yield {**arguments, "summary": self.summary}
-
-    def interpolate(self, images: Tensor, options: dict[str, Any]) -> Tensor:
+    def interpolate(self, images: Tensor, options: rife.Options) -> Tensor:
         """Returns the output frames (M, H, W, C) of images (N, H, W, C)."""
         timeline = self._timeline
         if timeline.frame_rate is not None:  # in frames per image, as images are a second apart
@@ -126,7 +120,12 @@ class InterpolationRun(NodeRun):
         out = empty_images(images, timeline.count(len(images)))
         with self.prepare(*images.shape[1:]) as arguments:
             return rife.interpolate(
-                frames=images, multiplier=timeline, out=out, **arguments, **options
+                frames=images,
+                timeline=timeline,
+                options=options,
+                out=out,
+                summary=self.summary,
+                **arguments,
             )
 
     def describe_result(self) -> list[str]:

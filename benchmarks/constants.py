@@ -19,7 +19,7 @@ from torch import Tensor
 import rife.engine.engine
 import rife.inference.planner
 from benchmarks.peers import NETWORKS
-from rife import Network, interpolate
+from rife import Network, Options, interpolate
 
 FRAMES = 10
 SIZES = ((128, 192), (256, 384), (480, 720))
@@ -73,7 +73,7 @@ def compare(
         for number in numbers:
             choose(number)
             start = time.perf_counter()
-            interpolate(network, clip, 2, cuts="ignore")
+            interpolate(network, clip, 2, Options(cuts="ignore"))
             times[number].append(1000 * (time.perf_counter() - start) / (FRAMES - 1))
     rife.engine.engine.STRIP, rife.inference.planner.BATCH_PIXELS["cpu"] = usual
     size = "{1}x{0}".format(*clip.shape[1:3])

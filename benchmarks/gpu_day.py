@@ -40,8 +40,8 @@ from benchmarks.peers import NETWORKS, Case, contenders
 from benchmarks.report import gpu_tables
 from benchmarks.roofline import ceilings, work
 from benchmarks.speed import OPTIONS, machine, psnr, take_turns, timed
-from rife import Network, interpolate
-from rife.inference.tiling import pad
+from rife import Network, Options, interpolate
+from rife.inference.frames import pad
 
 #: Height and width.
 SIZES = {"480p": (480, 720), "1080p": (1080, 1920), "4K": (2160, 3840)}
@@ -217,7 +217,8 @@ def lengths(args: argparse.Namespace) -> dict:
                 if place.endswith("planar") and cuts == "ignore":
                     continue
                 rows[f"{size}, {place}, cuts {cuts}"] = row = fixed_and_marginal(
-                    lambda n, f=frames, c=cuts: interpolate(network, f[:n], 2, cuts=c), args.device
+                    lambda n, f=frames, c=cuts: interpolate(network, f[:n], 2, Options(cuts=c)),
+                    args.device,
                 )
                 print(f"{size} {place:10} cuts {cuts:6}", row, flush=True)
             del frames
@@ -262,7 +263,7 @@ def throughput(args: argparse.Namespace) -> dict:
         for multiplier in (2, 4):
 
             def run(n: int, m: int = multiplier, f: Tensor = frames) -> None:
-                interpolate(network, f[:n], m, cuts="ignore")
+                interpolate(network, f[:n], m, Options(cuts="ignore"))
 
             run(49)
             short, long_ = (
@@ -288,9 +289,9 @@ def kernels(args: argparse.Namespace) -> dict:
     network, result = network_for(args), {}
     for size in ("480p", "1080p"):
         frames = moving_frames(*args.sizes[size], 49).to(args.device)
-        interpolate(network, frames, 2, cuts="ignore")
+        interpolate(network, frames, 2, Options(cuts="ignore"))
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-            interpolate(network, frames, 2, cuts="ignore")
+            interpolate(network, frames, 2, Options(cuts="ignore"))
             torch.cuda.synchronize()
         kinds: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
         events = sorted(profile.key_averages(), key=lambda event: -event.self_device_time_total)
@@ -397,8 +398,8 @@ def exactness(args: argparse.Namespace) -> dict:
     for size in ("480p", "1080p"):
         height, width = args.sizes[size]
         frames = moving_frames(height, width, 13)
-        made = interpolate(half, frames, 2, cuts="ignore", scale=1)[1::2]
-        again = interpolate(half, frames, 2, cuts="ignore", scale=1)[1::2]
+        made = interpolate(half, frames, 2, Options(cuts="ignore", scale=1))[1::2]
+        again = interpolate(half, frames, 2, Options(cuts="ignore", scale=1))[1::2]
         wanted = []
         for pair in zip(frames, frames[1:], strict=False):
             x = [pad(f.permute(2, 0, 1)[None].to(args.device), full.side_multiple(1)) for f in pair]

@@ -137,7 +137,7 @@ def _our_run(dtype: torch.dtype, scale: float | None, case: Case) -> Contender:
     network = copy.deepcopy(case.network).to(case.device, dtype)
 
     def run(frames: Tensor, multiplier: int) -> Tensor:
-        return interpolate(network, frames, multiplier, scale=scale)
+        return interpolate(network, frames, multiplier, Options(scale=scale))
 
     return Contender(run, dtype, Options(scale).scale_for(case.height, case.width))
 

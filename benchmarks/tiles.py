@@ -25,7 +25,9 @@ import torch
 import torch.nn.functional as F
 
 from rife import load_model
-from rife.inference.session import Pairs
+from rife.inference.frames import FrameSpec, Job
+from rife.inference.planner import MemoryPlanner
+from rife.inference.session import InferenceSession
 from rife.inference.tiling import FADE
 from rife.options import Options
 from tools import assets
@@ -76,20 +78,24 @@ def compare(extra: list[str]) -> None:
             model = load_model(assets.weights(version), "cpu")
             pair = [frame.float() / 255 for frame in (frames[i], frames[i + gap])]
             needed = model.memory_needed(*pair[0].shape)
-            (whole,) = Pairs(model, Options(), memory_limit=needed * 2).between(*pair, [HALF])
+            (whole,) = InferenceSession(model, Options(), memory_limit=needed * 2).render(
+                *pair, [HALF]
+            )
             grids = set()
             for part in (3, 9):
-                pairs = Pairs(model, Options(), memory_limit=needed / part)
+                limit = needed / part
+                spec = FrameSpec.of(pair[0], model, Options())
                 with torch.inference_mode():
-                    way = pairs._ladder.way(*pair, [HALF])
-                if way.grid in grids:
+                    plan = MemoryPlanner(model, Options(), limit).plan([Job(*pair, HALF)], spec)
+                if plan.grid in grids:
                     continue
-                grids.add(way.grid)
-                (tiled,) = pairs.between(*pair, [HALF])
+                grids.add(plan.grid)
+                session = InferenceSession(model, Options(), memory_limit=limit)
+                (tiled,) = session.render(*pair, [HALF])
                 error = tiled - whole
-                score, (seam, other) = psnr(error), seams(error, way.grid)
+                score, (seam, other) = psnr(error), seams(error, plan.grid)
                 print(
-                    f"{version:6} {name:14} {gap:3} {i:5} {way.grid[0]}x{way.grid[1]:<4} "
+                    f"{version:6} {name:14} {gap:3} {i:5} {plan.grid[0]}x{plan.grid[1]:<4} "
                     f"{score:6.1f} {seam:6.3f} {other:6.3f}", flush=True,
                 )  # fmt: skip
                 worst.setdefault((version, gap), []).append((score, seam))
@@ -115,7 +121,7 @@ def eight_k() -> None:
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of making the frames
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     start = time.perf_counter()
-    (frame,) = Pairs(model, Options(), memory_limit=4_000_000_000).between(*pair, [HALF])
+    (frame,) = InferenceSession(model, Options(), memory_limit=4_000_000_000).render(*pair, [HALF])
     status = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
     print(
         f"8K, v4.0: {tuple(frame.shape)} in {time.perf_counter() - start:.0f} s; "

@@ -12,7 +12,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from .. import rife
-from ..rife.inference.cuda_backend import cards
+from ..rife.inference.cuda_pipeline import idle_pipelines
 from ..rife.models.zoo import DEFAULT
 from .model_files import find_or_download_model, model_names
 
@@ -89,7 +89,7 @@ def load_model(name: str, precision: str) -> ModelPatcher:
     # Looked up at each call: when ComfyUI starts, it replaces the class by one with dynamic memory.
     patcher = getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)
     model = patcher(RIFE(network), load_device=device, offload_device=offload_device)
-    model.add_callback(ON_DETACH, lambda *_: cards.release(network))
+    model.add_callback(ON_DETACH, lambda *_: idle_pipelines.release(network))
     return model
 
 
@@ -144,5 +144,5 @@ def network_on_device(
         device = model.load_device
         min_free = MIN_FREE_SHARE * model_management.get_total_memory(device)
         if model_management.get_free_memory(device) < min_free:
-            cards.release(network)
+            idle_pipelines.release(network)
         model_management.soft_empty_cache()

@@ -2,7 +2,7 @@
 
 from rife import load_model, interpolate
 model = load_model("rife_v4.25.safetensors")
-frames = interpolate(model, frames, multiplier=2)   # (N, H, W, C) in [0, 1]
+frames = interpolate(model, frames, 2)   # (N, H, W, C) in [0, 1]
 """
 
 import sys
@@ -12,11 +12,14 @@ from . import interrupts
 if sys.argv[:1] == ["-m"] and "rife" in sys.orig_argv:  # `python -m rife`: what follows takes long
     interrupts.exit_on_signals()
 
-from .callbacks import Cancelled
+from .callbacks import Cancel, Cancelled, Progress
 from .devices import usable_dtype
+from .fileio import FileError
+from .inference.planner import NotEnoughMemory
 from .interpolate import Summary, interpolate, interpolate_stream
 from .interpolate_file import interpolate_file
 from .media import Encoding
+from .media.base import Frame
 from .media.reader import INTERLACED
 from .models.checkpoint import (
     EXTENSIONS,
@@ -28,19 +31,26 @@ from .models.checkpoint import (
 from .networks.base import Network, NonFiniteError
 from .optical_flow import flow_to_image, motion_to_image, optical_flow
 from .options import CUTS, Options
-from .timeline import LENGTHS, Schedule, Timeline, parse_frame_rate
+from .output_frames import OutputFrame
+from .timeline import LENGTHS, Schedule, Timeline, parse_frame_rate, parse_multiplier
 
 __all__ = [
     "CUTS",
     "EXTENSIONS",
     "INTERLACED",
     "LENGTHS",
+    "Cancel",
     "Cancelled",
     "CheckpointError",
     "Encoding",
+    "FileError",
+    "Frame",
     "Network",
     "NonFiniteError",
+    "NotEnoughMemory",
     "Options",
+    "OutputFrame",
+    "Progress",
     "Schedule",
     "Summary",
     "Timeline",
@@ -53,6 +63,7 @@ __all__ = [
     "network_from_state_dict",
     "optical_flow",
     "parse_frame_rate",
+    "parse_multiplier",
     "save_model",
     "usable_dtype",
 ]

@@ -12,7 +12,6 @@ from .console import print_error, printable, progress_bar, unfailing_console
 from .devices import best_device, usable_dtype
 from .fileio import FileError, refuse_same_file
 from .inference.planner import NotEnoughMemory, first_line, is_out_of_memory
-from .interpolate import Summary
 from .interpolate_file import interpolate_file
 from .interrupts import raise_on_signal
 from .media import Encoding
@@ -91,13 +90,12 @@ def _run_interpolate(args: argparse.Namespace) -> int:
         args.multiplier, args.target_fps, args.loop, args.slow_motion, length=args.length
     )
     encoding = Encoding(args.crf, args.codec, args.pixel_format)
-    summary = Summary()
     with progress_bar(args.input.name, unit="frame") as report:
-        interpolate_file(
+        summary = interpolate_file(
             model, args.input, args.output, timeline, options, encoding,
             frame_rate=args.fps, start=args.start, duration=args.duration,
             interlaced=args.interlaced,
-            overwrite=args.overwrite, progress=report, cancel=args.cancel, summary=summary,
+            overwrite=args.overwrite, progress=report, cancel=args.cancel,
         )  # fmt: skip
     _print_lines(f"{args.output}")
     return 3 if args.strict and summary.damage else 0

@@ -27,7 +27,7 @@ from .console import printable
 from .devices import default_dtype
 from .engine.kernels import nvrtc
 from .fileio import sha256
-from .inference import cuda_backend
+from .inference import cuda_device, kernel_choice
 from .inference.planner import first_line
 from .interpolate import interpolate
 from .models.checkpoint import EXTENSIONS, CheckpointError, describe
@@ -35,6 +35,7 @@ from .models.zoo import DEFAULT, ZOO
 from .networks.base import Network
 from .networks.ifnet_v4 import VERSIONS, IFNet_v4
 from .networks.warp import resize
+from .options import Options
 
 #: The packages in requirements.txt besides torch and av, and those used only if installed.
 PACKAGES = ("numpy", "einops", "safetensors", "pillow", "tqdm", "filelock", "psutil")
@@ -50,7 +51,7 @@ HEIGHT, WIDTH, NEW_FRAMES = 64, 128, 32
 #: Multiplies the weights of the random network's last layers, for motion of several pixels.
 MOTION_GAIN = 5
 #: The largest mean difference from the network's own frames in float32; for other dtypes it is
-#: cuda_backend.MOST_APART.
+#: kernel_choice.MOST_DIFFERENCE.
 MAX_MEAN_DIFFERENCE = 1e-3
 
 
@@ -260,10 +261,11 @@ def _test_device(device: torch.device) -> str:
     clip = pair.repeat(NEW_FRAMES // 2 + 1, 1, 1, 1)[: NEW_FRAMES + 1].permute(0, 2, 3, 1)
 
     model = copy.deepcopy(network).to(device, default_dtype(device))
+    options = Options(cuts="ignore")
     with _captured_log() as messages:
-        interpolate(model, clip, cuts="ignore")  # compiles kernels, where there are any
+        interpolate(model, clip, 2, options)  # compiles kernels, where there are any
         start = time.perf_counter()
-        new_frames = interpolate(model, clip, cuts="ignore")[1::2].permute(0, 3, 1, 2)
+        new_frames = interpolate(model, clip, 2, options)[1::2].permute(0, 3, 1, 2)
         seconds = time.perf_counter() - start
         backend = _describe_backend(model)
     difference = (new_frames - expected.repeat(NEW_FRAMES // 2, 1, 1, 1)).abs()
@@ -272,7 +274,7 @@ def _test_device(device: torch.device) -> str:
         f"{difference.mean():.0e} from the network's own frames, at most {difference.max():.0e}"
     )
     is_float32 = model.dtype == torch.float32
-    limit = MAX_MEAN_DIFFERENCE if is_float32 else cuda_backend.MOST_APART
+    limit = MAX_MEAN_DIFFERENCE if is_float32 else kernel_choice.MOST_DIFFERENCE
     is_right = bool(difference.mean() < limit)  # False for NaN
     text = "\n".join([text, *messages])
     return f"ok: {text}" if is_right else Problem(f"wrong frames: {text}")
@@ -288,9 +290,9 @@ def _random_network() -> Network:
 
 
 def _describe_backend(model: Network) -> str:
-    if cuda_backend.device_of(model) is None:
+    if cuda_device.cuda_device_of(model) is None:
         return "the plain engine"
-    fused = cuda_backend.engine_for(model, (HEIGHT, WIDTH), 1.0).uses_kernels
+    fused = kernel_choice.create_engine(model, (HEIGHT, WIDTH), 1.0).uses_kernels
     return f"streams and graphs, {'fused' if fused else 'plain'} kernels"
 
 

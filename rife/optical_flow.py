@@ -1,10 +1,10 @@
-"""The motion that a network finds between frames, and motion as colours: direction is hue, length
-is saturation, with the wheel of Baker et al., "A Database and Evaluation Methodology for Optical
-Flow" (2007), by which flow is commonly shown.
+"""The motion that a network estimates between frames, and motion as colours.
+
+Direction is hue and length is saturation, with the colour wheel of Baker et al., "A Database and
+Evaluation Methodology for Optical Flow" (2007), by which flow is commonly shown.
 """
 
 import math
-from collections.abc import Callable
 from contextlib import closing
 from fractions import Fraction
 from itertools import pairwise
@@ -12,13 +12,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .callbacks import Cancel
-from .inference.session import Pairs
-from .interpolate import check_size, check_values
+from .analysis.validation import check_shape, check_values
+from .callbacks import Cancel, Progress
+from .inference.session import InferenceSession
 from .networks.base import Network, at_input_frame
 from .options import Options
 
-# The wheel's corners and how many steps it is to the next: more where eyes are finer.
+#: The wheel's corners and the steps to the next: more where eyes tell hues apart better.
 _CORNERS = (
     ((1, 0, 0), 15),  # red, to the right
     ((1, 1, 0), 6),  # yellow
@@ -33,20 +33,29 @@ def optical_flow(
     model: Network,
     frames: Tensor,
     timestep: float | Fraction = 0.5,
+    options: Options = Options(),  # noqa: B008 (frozen)
     *,
-    progress: Callable[[int, int, Tensor], None] | None = None,
+    progress: Progress | None = None,
     cancel: Cancel | None = None,
-    **options,
 ) -> tuple[Tensor, Tensor]:
-    """Estimate the motion between each two of `frames`.
+    """Estimates the motion between each two of `frames`.
 
-    frames: (N, H, W, C) as `interpolate` takes them, N >= 2.
-    timestep: the moment between the two frames, in (0, 1); networks with a fixed timestep give the
-        middle. progress: called as (done, total, picture of the motion). options: see `Options`.
+    Args:
+        model: The network, from `load_model`.
+        frames: (N, H, W, C) as `interpolate` takes them, N >= 2.
+        timestep: The moment between the two frames, in (0, 1); networks with a fixed timestep give
+            the middle.
+        options: The settings of the run.
+        progress: Called with a picture of each motion, see `motion_to_image`.
+        cancel: See `interpolate`.
 
-    Returns flow (N - 1, H, W, 4) float32 in pixels, where each pixel of the frame at `timestep`
-    lies in the first frame (x, y) and in the second (x, y), and mask (N - 1, H, W) float32 in
-    [0, 1], the first frame's share in the blend. Raises ValueError for what can't be frames.
+    Returns:
+        Flow, (N - 1, H, W, 4) float32 in pixels: where each pixel of the frame at `timestep` lies
+        in the first frame (x, y) and in the second (x, y); and mask, (N - 1, H, W) float32 in
+        [0, 1], the first frame's share in the blend.
+
+    Raises:
+        ValueError: `frames` can't be frames, or `options` ask for what `model` lacks.
     """
     frames = torch.as_tensor(frames).detach()
     pairs = len(frames) - 1
@@ -56,37 +65,49 @@ def optical_flow(
         )
     if not 0 < timestep < 1:
         raise ValueError(f"timestep is {timestep}, but must lie between 0 and 1")
-    options = Options(**options)
     options.check(model)
     for index, frame in enumerate(frames):
-        check_size(frame, index)
+        check_shape(frame, index)
         check_values(frame, index)
     flow = frames.new_empty((pairs, *frames.shape[1:3], 4), dtype=torch.float32)
     mask = frames.new_empty((pairs, *frames.shape[1:3]), dtype=torch.float32)
-    with closing(Pairs(model, options, cancel)) as run:
+    with closing(InferenceSession(model, options, cancel)) as session:
         for i, (first, second) in enumerate(pairwise(frames)):  # each the same tensor in both pairs
             with at_input_frame(i, Fraction(timestep)):
-                flow[i], mask[i] = run.motion(first, second, Fraction(timestep))
+                flow[i], mask[i] = session.estimate_motion(first, second, Fraction(timestep))
             if progress:
                 progress(i + 1, pairs, motion_to_image(flow[i]))
     return flow, mask
 
 
 def motion_to_image(flow: Tensor, largest: float | None = None) -> Tensor:
-    """The motion from the first frame to the second, of flow (..., H, W, 4), as `flow_to_image`
-    shows it."""
+    """Shows the motion from the first frame to the second, see `flow_to_image`.
+
+    Args:
+        flow: (..., H, W, 4) in pixels, from `optical_flow`.
+        largest: See `flow_to_image`.
+
+    Returns:
+        (..., H, W, 3) float32 in [0, 1].
+    """
     return flow_to_image(flow[..., 2:] - flow[..., :2], largest)
 
 
 def flow_to_image(flow: Tensor, largest: float | None = None) -> Tensor:
-    """Show motion as colours: none is white, to the right red, downwards yellow, to the left
-    sky blue, upwards violet.
+    """Shows motion as colours: none is white, to the right red, downwards yellow, to the left sky
+    blue, upwards violet.
 
-    flow: (..., H, W, 2) in pixels, x to the right and y down; what is not finite counts as none.
-    largest: the length in pixels that is shown in full colour; longer motion is shown darker.
-        None: the largest in all of `flow`.
-    Returns (..., H, W, 3) float32 in [0, 1]. Raises ValueError for another shape, or if `largest`
-    is not above 0.
+    Args:
+        flow: (..., H, W, 2) in pixels, x to the right and y down; what is not finite counts as no
+            motion.
+        largest: The length in pixels that is shown in full colour; longer motion is shown darker.
+            None: the largest in all of `flow`.
+
+    Returns:
+        (..., H, W, 3) float32 in [0, 1].
+
+    Raises:
+        ValueError: `flow` has another shape, or `largest` is not above 0.
     """
     if flow.ndim < 3 or flow.shape[-1] != 2:
         raise ValueError(f"flow has shape {tuple(flow.shape)}, not (..., H, W, 2)")

@@ -1,4 +1,4 @@
-"""What a run may ask for, beside which frames it makes: one value for all parts."""
+"""The settings of a run, beside where its output frames lie: one value for all parts."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ from .networks.base import Network
 
 #: Others would not divide the networks' pyramids.
 SCALES = (0.125, 0.25, 0.5, 1, 2, 4, 8)
-#: What is done where a cut lies between two frames.
+#: What is shown where a cut lies between two frames.
 CUTS = ("hold", "blend", "ignore")
 
 
@@ -14,14 +14,18 @@ CUTS = ("hold", "blend", "ignore")
 class Options:
     """The settings of a run. Each of ensemble, refine and tta costs up to twice the time.
 
-    scale: resolution of the flow estimate: 0.5 for 4K and large motion, 2 for fine detail; None
-        chooses by the frames' size, as upstream advises.
-    ensemble: average both orders of each pair. refine: run v4.0's refine networks too.
-    tta: average with the pass over frames turned by 180 degrees.
-    cuts: between two shots, "hold" shows the earlier frame up to the middle and the later one from
-        there, "blend" fades from one to the other, "ignore" morphs as if there were no cut.
-    cut_sensitivity: from 0, no cut is seen, to 1, where fast motion may pass for one.
-    duplicates: spread the motion evenly over frames that repeat (see `analysis.duplicates`).
+    Attributes:
+        scale: The resolution of the flow estimate: 0.5 for 4K and large motion, 2 for fine detail;
+            None chooses by the frames' size, as upstream advises.
+        ensemble: Whether both orders of each pair are averaged.
+        refine: Whether v4.0's refine networks run, too.
+        tta: Whether the frames are averaged with those of a pass turned by 180 degrees.
+        cuts: Between two shots, "hold" shows the earlier frame up to the middle and the later one
+            from there, "blend" fades from one to the other, "ignore" morphs as if there were no
+            cut.
+        cut_sensitivity: From 0, where no cut is detected, to 1, where fast motion may count as one.
+        duplicates: Whether motion is spread evenly over frames that repeat, see
+            analysis/duplicates.py.
     """
 
     scale: float | None = None
@@ -33,7 +37,7 @@ class Options:
     duplicates: bool = False
 
     def check(self, model: Network) -> None:
-        """Raise ValueError for what can't be, or what `model` can't do."""
+        """Raises ValueError for values that can't be, or that `model` lacks."""
         if self.scale is not None and self.scale not in SCALES:
             known = ", ".join(map(str, SCALES))
             raise ValueError(f"scale is {self.scale}, but must be one of {known} (usually 0.5 - 2)")
@@ -47,7 +51,7 @@ class Options:
                                  f"that has it")  # fmt: skip
 
     def scale_for(self, height: int, width: int) -> float:
-        """The scale for frames of this size: 1 up to 1440p, 1/2 up to 4K, 1/4 beyond."""
+        """The scale for frames of a size in pixels: 1 up to 1440p, 1/2 up to 4K, 1/4 beyond."""
         if self.scale is not None:
             return self.scale
         pixels = height * width

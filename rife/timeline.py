@@ -146,7 +146,16 @@ class Timeline:
     tick: Fraction = Fraction(0)
     length: str = "frames"
 
+    @classmethod
+    def of(cls, timeline: "TimelineLike") -> "Timeline":
+        """A timeline as it is, or the one of a multiplier. Raises ValueError for anything else."""
+        return timeline if isinstance(timeline, cls) else cls(parse_multiplier(timeline))
+
     def __post_init__(self) -> None:
+        if isinstance(self.multiplier, int):  # its quotients would not be exact
+            object.__setattr__(self, "multiplier", Fraction(self.multiplier))
+        elif not isinstance(self.multiplier, Fraction | Schedule):
+            object.__setattr__(self, "multiplier", parse_multiplier(self.multiplier))
         if not isinstance(self.multiplier, Schedule):
             _check_range("multiplier", self.multiplier)
         if self.frame_rate is not None:
@@ -254,6 +263,10 @@ class Timeline:
             ends_with_last = not (self.fills_last_interval and numbers)
         if ends_with_last:
             yield last, last, [Fraction(1)]
+
+
+#: What callers may give for a timeline: one, or a multiplier.
+TimelineLike = Timeline | Schedule | Fraction | int | float | str
 
 
 def _timesteps(numbers: range, start: Fraction, end: Fraction) -> Sequence[Fraction]:

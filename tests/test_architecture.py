@@ -29,6 +29,8 @@ LAYERS = (
     ("rife",),  # the public names
     ("rife.interpolate_file", "rife.optical_flow", "rife.IFNet", "rife.RIFE", "rife.refine"),
     ("rife.interpolate",),
+    ("rife.output_frames",),
+    ("rife.key_frames",),
     ("rife.inference",),
     ("rife.analysis", "rife.engine", "rife.media", "rife.models", "rife.options"),
     ("rife.devices",),

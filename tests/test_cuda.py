@@ -15,8 +15,8 @@ from rife import Cancelled, interpolate, load_model
 from rife.engine.engine import Engine
 from rife.engine.kernels import nvrtc_kernels
 from rife.engine.kernels.interface import NAMES
-from rife.inference import cuda_backend
-from rife.inference.session import Pairs
+from rife.inference import cuda_device, cuda_pipeline, kernel_choice
+from rife.inference.session import InferenceSession
 from rife.inference.tiling import pad
 from rife.networks.ifnet_v4 import VERSIONS, IFNet_v4
 from rife.options import Options
@@ -26,7 +26,7 @@ from .support.seeded import seeded_clip, seeded_state
 
 pytestmark = pytest.mark.cuda
 
-ALL = {"cuts": "ignore"}
+ALL = Options(cuts="ignore")
 SIZES = {"480p": (480, 720), "1080p": (1080, 1920), "4K": (2160, 3840)}
 
 
@@ -43,14 +43,14 @@ def clip(count, height=96, width=150, seed=1):
 @pytest.fixture
 def counted(monkeypatch):
     """The graphs that are captured."""
-    graphs, capture = [], cuda_backend.Device.capture
+    graphs, capture = [], cuda_device.CudaDevice.capture_graph
 
     def counting(self, work):
         made = capture(self, work)
         graphs.append(1)
         return made
 
-    monkeypatch.setattr(cuda_backend.Device, "capture", counting)
+    monkeypatch.setattr(cuda_device.CudaDevice, "capture_graph", counting)
     return graphs
 
 
@@ -60,8 +60,8 @@ def test_frames_are_the_cpu_s(row, kernels, counted, caplog, monkeypatch):
     monkeypatch.setenv("RIFE_KERNELS", kernels)
     monkeypatch.setattr("rife.inference.planner.BATCH", 4)  # several calls, so that one is captured
     model, frames = network(row, torch.float32), clip(12)
-    made = interpolate(model, frames, 3, **ALL)
-    wanted = interpolate(model.cpu(), frames, 3, **ALL)
+    made = interpolate(model, frames, 3, ALL)
+    wanted = interpolate(model.cpu(), frames, 3, ALL)
     assert not caplog.records, caplog.text
     assert len(counted) >= 2
     assert (made - wanted).abs().mean() < 1e-3  # convolutions may be in TF32
@@ -76,17 +76,17 @@ def test_kernels_of_all_languages_make_the_same_frames(dtype, counted, caplog, m
     for language in (*NAMES, "none"):
         monkeypatch.setenv("RIFE_KERNELS", language)
         model = network()
-        assert cuda_backend.engine_for(model, frames.shape[1:3], 1.0).uses_kernels == (
+        assert kernel_choice.create_engine(model, frames.shape[1:3], 1.0).uses_kernels == (
             language != "none"
         )
         captured = len(counted)
-        made[language] = interpolate(model, frames, 3, **ALL).float()
+        made[language] = interpolate(model, frames, 3, ALL).float()
         assert len(counted) > captured
-        assert torch.equal(made[language], interpolate(model, frames, 3, **ALL).float())
+        assert torch.equal(made[language], interpolate(model, frames, 3, ALL).float())
     assert not caplog.records, caplog.text
     levels = 255 if dtype == torch.uint8 else 1
     for one, other in combinations(made.values(), 2):
-        assert (one - other).abs().mean() < cuda_backend.MOST_APART * levels
+        assert (one - other).abs().mean() < kernel_choice.MOST_DIFFERENCE * levels
 
 
 @pytest.mark.parametrize("stream", ["default", "other"])
@@ -114,8 +114,8 @@ def test_float16_is_as_good_as_float32(clips, weights, version, size):
         wanted = exact.motion(*seen, 0.5, scale=scale).render(*x)
     wanted = wanted[0, :, : SIZES[size][0], : SIZES[size][1]].permute(1, 2, 0).cpu()
     half = load_model(weights(version), "cuda", torch.float16)
-    run = Pairs(half, Options())
-    made = [next(run.between(*frames, [Fraction(1, 2)])) for _ in range(4)]  # the last as a graph
+    run = InferenceSession(half, Options())
+    made = [next(run.render(*frames, [Fraction(1, 2)])) for _ in range(4)]  # the last as a graph
     run.close()
     for frame in made:
         error = frame.float() - wanted
@@ -126,7 +126,7 @@ def test_float16_is_as_good_as_float32(clips, weights, version, size):
 
 def test_two_runs_give_the_same_bits():
     model, frames = network(), clip(20, 270, 480)
-    first, second = (interpolate(model, frames, 2, **ALL) for _ in range(2))
+    first, second = (interpolate(model, frames, 2, ALL) for _ in range(2))
     assert torch.equal(first, second)
 
 
@@ -140,23 +140,23 @@ def test_frames_on_the_gpu_stay_there():
 def test_memory_is_flat_and_comes_back():
     """With the network, or when it is asked for."""
     model, frames = network(), clip(8, 270, 480)
-    interpolate(model, frames, 2, **ALL)  # what libraries keep once for all
-    cuda_backend.cards.release()
+    interpolate(model, frames, 2, ALL)  # what libraries keep once for all
+    cuda_pipeline.idle_pipelines.release()
     gc.collect()
     torch.cuda.empty_cache()
     before, peaks = torch.cuda.mem_get_info()[0], []
     for count in (100, 300):  # either with its graphs captured
         torch.cuda.reset_peak_memory_stats()
         turning = clip(8, 270, 480)[torch.arange(count) % 8]
-        interpolate(model, turning, 2, **ALL)
+        interpolate(model, turning, 2, ALL)
         peaks.append(torch.cuda.max_memory_allocated())
     assert peaks[1] < peaks[0] + 20e6
-    (kept,) = cuda_backend.cards._kept
-    assert kept.card.nbytes > 50e6
+    (kept,) = cuda_pipeline.idle_pipelines._idle
+    assert kept.pipeline.nbytes > 50e6
     torch.cuda.empty_cache()
     held = before - torch.cuda.mem_get_info()[0]
-    print(f"kept {kept.card.nbytes / 1e6:.0f} MB, of the device's memory {held / 1e6:.0f} MB")
-    assert held / 3 < kept.card.nbytes < 3 * held  # what it is capped by
+    print(f"kept {kept.pipeline.nbytes / 1e6:.0f} MB, of the device's memory {held / 1e6:.0f} MB")
+    assert held / 3 < kept.pipeline.nbytes < 3 * held  # what it is capped by
     del kept, model
     gc.collect()
     torch.cuda.empty_cache()
@@ -190,22 +190,22 @@ def test_planar_frames_make_the_same(resident):
 
 def test_a_stream_of_the_caller_s_is_kept_to():
     model, frames = network(), clip(20, 270, 480)
-    wanted = interpolate(model, frames, 2, **ALL)
+    wanted = interpolate(model, frames, 2, ALL)
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         resident = frames.cuda(non_blocking=True)
-        made = interpolate(model, resident, 2, **ALL)
+        made = interpolate(model, resident, 2, ALL)
         stream.synchronize()
     assert torch.equal(made.cpu(), wanted)
 
 
 def test_two_runs_at_once_mix_nothing_up():
     model, clips = network(), [clip(20, 270, 480, seed) for seed in (1, 2)]
-    wanted = [interpolate(model, frames, 2, **ALL) for frames in clips]
-    cuda_backend.cards.release()
+    wanted = [interpolate(model, frames, 2, ALL) for frames in clips]
+    cuda_pipeline.idle_pipelines.release()
     with ThreadPoolExecutor(2) as threads:
         for _ in range(4):
-            made = threads.map(lambda frames: interpolate(model, frames, 2, **ALL), clips)
+            made = threads.map(lambda frames: interpolate(model, frames, 2, ALL), clips)
             assert all(map(torch.equal, made, wanted))
 
 
@@ -220,10 +220,10 @@ def test_no_memory_in_a_capture_is_known_and_answered(monkeypatch, caplog):
         return motion(self, *args, **options)
 
     model, frames = network(), clip(20, 270, 480)
-    wanted = interpolate(model, frames, 2, **ALL)
-    cuda_backend.cards.release()
+    wanted = interpolate(model, frames, 2, ALL)
+    cuda_pipeline.idle_pipelines.release()
     monkeypatch.setattr(Engine, "motion", full_at_first)
-    assert torch.equal(interpolate(model, frames, 2, **ALL), wanted)
+    assert torch.equal(interpolate(model, frames, 2, ALL), wanted)
     assert failures and not caplog.records, caplog.text
 
 
@@ -235,9 +235,9 @@ def test_runs_of_all_kinds_mix_nothing_up():
         key = number, size, order.choice([2, 6, 12])
         frames = clip(key[2], *size)
         if key not in wanted:
-            wanted[key] = interpolate(models[number], frames, 2, **ALL)
+            wanted[key] = interpolate(models[number], frames, 2, ALL)
         if run % 3 == 0:
             calls = iter(range(1000))
             with suppress(Cancelled):
-                interpolate(models[number], frames, 2, cancel=lambda c=calls: next(c) > 4, **ALL)
-        assert torch.equal(interpolate(models[number], frames, 2, **ALL), wanted[key]), run
+                interpolate(models[number], frames, 2, ALL, cancel=lambda c=calls: next(c) > 4)
+        assert torch.equal(interpolate(models[number], frames, 2, ALL), wanted[key]), run

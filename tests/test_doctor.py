@@ -65,7 +65,7 @@ def test_what_is_wrong_is_said_and_the_rest_goes_on(
     def broken(*_: object) -> None:
         raise OSError("no idea")
 
-    def wrong(model: object, frames: torch.Tensor, **_: object) -> torch.Tensor:
+    def wrong(model: object, frames: torch.Tensor, *_: object) -> torch.Tensor:
         return torch.zeros(2 * len(frames) - 1, *frames.shape[1:])
 
     monkeypatch.setattr(psutil, "virtual_memory", broken)
@@ -90,7 +90,7 @@ def test_what_the_log_says_of_a_device_is_part_of_the_report(
     whole = doctor.interpolate
 
     def logging(*inputs: object, **options: object) -> torch.Tensor:
-        doctor.cuda_backend.log.warning("no kernels (%s)", "why")
+        doctor.kernel_choice.log.warning("no kernels (%s)", "why")
         return whole(*inputs, **options)
 
     monkeypatch.setattr(doctor, "interpolate", logging)

@@ -11,7 +11,7 @@ from itertools import count, groupby
 import av
 import pytest
 
-from rife import interpolate, interpolate_file
+from rife import Options, interpolate, interpolate_file
 from rife.networks.ifnet_v4 import VERSIONS, IFNet_v4, Parameters
 
 from .support.clips import write_clip
@@ -177,7 +177,7 @@ def test_the_devices_memory_is_given_back_before_the_caller_hears_of_a_failure(m
             if done == 5:
                 raise Failure
 
-        interpolate(model, seeded_clip(8, 40, 70), progress=fail, cuts="ignore")
+        interpolate(model, seeded_clip(8, 40, 70), options=Options(cuts="ignore"), progress=fail)
     assert kept.tb  # holds the frames of every function, and what lives in them
     assert device.synchronized
     assert not threads()

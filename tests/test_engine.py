@@ -9,8 +9,8 @@ import torch
 
 from rife import load_model
 from rife.engine.engine import Engine
-from rife.inference.session import Pairs
-from rife.inference.tiling import pad
+from rife.inference.frames import pad
+from rife.inference.session import InferenceSession
 from rife.options import Options
 
 from .support.networks import NETWORKS, option_sets, seeded_network
@@ -128,7 +128,7 @@ def test_real_frames_are_as_good_in_float32_and_bfloat16(clips, weights, version
                 plain = network(*x, **options)[0, :, : sides[0], : sides[1]]
             plain = psnr(255 * plain.permute(1, 2, 0), true)
             for name, model in (("float32", network), ("bfloat16", half)):
-                pair = Pairs(model, Options(**options)).between(
+                pair = InferenceSession(model, Options(**options)).render(
                     first.float() / 255, second.float() / 255, [Fraction(1, 2)]
                 )
                 gains[name].append(psnr(255 * next(pair), true) - plain)

@@ -1,6 +1,7 @@
 """Weights that a dtype can't hold, and frames of NaN: neither is passed on without a word."""
 
 import re
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 from rife import (
     CheckpointError,
     NonFiniteError,
+    Options,
     interpolate,
     interpolate_stream,
     load_model,
@@ -35,7 +37,7 @@ NETWORKS = {
     "halves": lambda: IFNet_HDv3(1),
 }
 WEIGHT = "block0.conv0.0.0.weight"
-ALL = {"cuts": "ignore"}
+ALL = Options(cuts="ignore")
 
 
 def state(name="plain", **changes):
@@ -141,7 +143,7 @@ def test_weights_that_are_lost_later_are_noticed_before_the_first_frame(function
 def test_a_frame_that_is_not_finite_is_an_error(name, kind):
     frames = seeded_clip(3, 40, 50)
     frames = (frames * 255).to(kind) if kind == torch.uint8 else frames.to(kind)
-    message = refuses(network(name), frames, 4, **ALL)
+    message = refuses(network(name), frames, 4, ALL)
     assert "made a frame of NaN or infinite values at 0.25 of the way from input frame 0" in message
     assert "the model file is damaged or altered; get it again" in message
 
@@ -152,15 +154,15 @@ WAYS = [{"tta": True}, {"ensemble": True}, {"refine": True}, {"scale": 0.5}, {"s
 @pytest.mark.parametrize("options", WAYS, ids=str)
 def test_it_is_noticed_whatever_a_run_asks_for(options):
     model = network("refine" if "refine" in options else "plain")
-    refuses(model, seeded_clip(2, 40, 50), **options, **ALL)
-    refuses(model, seeded_clip(2, 40, 50), function=optical_flow, **options)
+    refuses(model, seeded_clip(2, 40, 50), 2, replace(ALL, **options))
+    refuses(model, seeded_clip(2, 40, 50), function=optical_flow, options=Options(**options))
 
 
 @pytest.mark.parametrize("make", [network, flow_is_lost])
 @pytest.mark.parametrize("tta", [False, True])
 def test_it_is_noticed_in_tiles(monkeypatch, make, tta):
     monkeypatch.setattr("rife.inference.planner.available_memory", lambda device: 1)
-    refuses(make(), seeded_clip(2, 160, 320), tta=tta, **ALL)
+    refuses(make(), seeded_clip(2, 160, 320), 2, replace(ALL, tta=tta))
 
 
 def test_flow_that_is_not_finite_is_an_error_though_the_frame_looks_like_one():
@@ -170,7 +172,7 @@ def test_flow_that_is_not_finite_is_an_error_though_the_frame_looks_like_one():
     with torch.no_grad():
         motion = model.motion(*map(model.prepare, images))
         assert motion.render(*images).isfinite().all() and not motion.flow.isfinite().all()
-    refuses(model, frames, **ALL)
+    refuses(model, frames, 2, ALL)
     refuses(model, frames, function=optical_flow)
     refuses(model, *images, function=model.__class__.__call__)
 
@@ -201,7 +203,7 @@ def test_a_network_as_others_call_it_raises_too():
 def test_sound_frames_are_as_they_were_and_nothing_is_said(caplog):
     model = NETWORKS["plain"]().eval()
     model.load_state_dict(state())
-    made = interpolate(model, seeded_clip(3, 40, 50), Fraction(5, 2), **ALL)
+    made = interpolate(model, seeded_clip(3, 40, 50), Fraction(5, 2), ALL)
     assert made.isfinite().all() and not caplog.records
 
 

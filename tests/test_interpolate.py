@@ -84,7 +84,7 @@ def test_narrow_input_gives_the_same_frame_as_float32(v40, bikes, dtype):
 def test_any_size_and_channels(v40, v38, size, channels):
     frames = torch.rand(2, *size, channels)
     for model in (v40, v38):
-        out = interpolate(model, frames, cuts="ignore")
+        out = interpolate(model, frames, options=Options(cuts="ignore"))
         assert out.shape == (3, *size, channels)
         assert out.isfinite().all()
         assert out.min() >= 0
@@ -301,7 +301,9 @@ def test_at_a_frame_rate_the_last_frame_is_shown_for_its_time(v40, bikes):
     assert torch.equal(out[:6], interpolate(v40, bikes[:3], 2.5))
     assert torch.equal(out[5:], bikes[[2, 2, 2]])
     looped = Timeline(frame_rate=Fraction(2), loop=True)
-    assert torch.equal(interpolate(v40, bikes, looped), interpolate(v40, bikes, loop=True))
+    assert torch.equal(
+        interpolate(v40, bikes, looped), interpolate(v40, bikes, Timeline(2, loop=True))
+    )
 
 
 def test_fewer_frames_are_picked_and_none_is_made(v40, bikes, monkeypatch):
@@ -311,7 +313,7 @@ def test_fewer_frames_are_picked_and_none_is_made(v40, bikes, monkeypatch):
 
 
 def test_a_loop_ends_before_the_first_frame_comes_again(v40, bikes):
-    out = interpolate(v40, bikes[:3], 2, loop=True)
+    out = interpolate(v40, bikes[:3], Timeline(2, loop=True))
     assert len(out) == 6
     assert torch.equal(out[::2], bikes[:3])
     assert (out[5] - interpolate(v40, bikes[[2, 0]])[1]).abs().max() < 1e-5
@@ -343,12 +345,14 @@ def test_a_cut_holds_the_earlier_frame_up_to_the_middle(v40, spliced):
 
 
 def test_a_cut_may_be_faded_or_ignored(v40, spliced):
-    faded = interpolate(v40, spliced, 4, cuts="blend")
+    faded = interpolate(v40, spliced, 4, Options(cuts="blend"))
     assert (faded[5] - torch.lerp(spliced[1], spliced[2], 0.25)).abs().max() < 1e-6
     as_bytes = (spliced * 255).round().byte()
-    assert (interpolate(v40, as_bytes, 4, cuts="blend")[5] / 255 - faded[5]).abs().max() < 0.01
-    ignored = interpolate(v40, spliced, 2, cuts="ignore")
-    blind = interpolate(v40, spliced, 2, cut_sensitivity=0)
+    assert (
+        interpolate(v40, as_bytes, 4, Options(cuts="blend"))[5] / 255 - faded[5]
+    ).abs().max() < 0.01
+    ignored = interpolate(v40, spliced, 2, Options(cuts="ignore"))
+    blind = interpolate(v40, spliced, 2, Options(cut_sensitivity=0))
     assert torch.equal(ignored, blind)
     assert not torch.equal(ignored[3], spliced[1])
     assert not torch.equal(ignored[3], spliced[2])
@@ -356,7 +360,7 @@ def test_a_cut_may_be_faded_or_ignored(v40, spliced):
 
 def test_frames_on_twos_move_evenly_when_asked(v40, bikes):
     on_twos = bikes.repeat_interleave(2, 0)[:-1]
-    even = interpolate(v40, on_twos, 2, duplicates=True)
+    even = interpolate(v40, on_twos, 2, Options(duplicates=True))
     assert torch.equal(even, interpolate(v40, bikes, 4))
     assert torch.equal(interpolate(v40, on_twos, 2)[:3], on_twos[[0, 0, 0]])
 
@@ -364,7 +368,7 @@ def test_frames_on_twos_move_evenly_when_asked(v40, bikes):
 def test_a_cut_on_twos_stays_where_it_is(v40, spliced):
     """Re-timing ends with the shot: the last repeat is held to the cut's middle, no longer."""
     on_twos = spliced.repeat_interleave(2, 0)
-    out = interpolate(v40, on_twos, 4, duplicates=True)
+    out = interpolate(v40, on_twos, 4, Options(duplicates=True))
     assert (out[:9:4] - interpolate(v40, spliced[:2], 2)).abs().max() < 1e-4
     assert all(torch.equal(frame, spliced[1]) for frame in out[8:14])
     assert all(torch.equal(frame, spliced[2]) for frame in out[14:17])
@@ -380,7 +384,7 @@ def test_result_goes_where_it_is_wanted(v40, bikes):
 
 def test_input_is_not_changed(v40, bikes):
     before = bikes.clone()
-    interpolate(v40, bikes, 2, tta=True, refine=True)
+    interpolate(v40, bikes, 2, Options(tta=True, refine=True))
     assert torch.equal(bikes, before)
 
 
@@ -388,13 +392,13 @@ def test_tta_is_the_mean_with_the_turned_pass(v40, bikes):
     frames = bikes[:2, :64, :64]  # a size that is not padded, which turning would move
     turned = interpolate(v40, frames.flip(1, 2))[1].flip(0, 1)
     expected = (interpolate(v40, frames)[1] + turned) / 2
-    assert (interpolate(v40, frames, tta=True)[1] - expected).abs().max() < 1e-6
+    assert (interpolate(v40, frames, options=Options(tta=True))[1] - expected).abs().max() < 1e-6
 
 
 def test_options_change_the_frame_where_the_network_has_them(v40, bikes):
     plain = interpolate(v40, bikes[:2])[1]
     for options in ({"ensemble": True}, {"refine": True}, {"scale": 0.5}, {"scale": 2.0}):
-        other = interpolate(v40, bikes[:2], **options)[1]
+        other = interpolate(v40, bikes[:2], options=Options(**options))[1]
         assert not torch.equal(other, plain), options
         assert psnr(other, plain) > 25, options
 
@@ -406,8 +410,8 @@ def test_options_that_a_network_lacks_are_refused(v38):
     with pytest.raises(ValueError, match="cut_sensitivity"):
         Options(cut_sensitivity=2).check(v38)
     with pytest.raises(ValueError, match=r"v3.6 - v3.9 has no refine"):
-        interpolate(v38, frames, refine=True)
-    interpolate(v38, frames, ensemble=True)  # built in
+        interpolate(v38, frames, options=Options(refine=True))
+    interpolate(v38, frames, options=Options(ensemble=True))  # built in
     no_ensemble = IFNet_v4(VERSIONS["v4.25 - v4.26"])
     with pytest.raises(ValueError, match="no ensemble"):
         Options(ensemble=True).check(no_ensemble)
@@ -448,10 +452,12 @@ def test_interpolating_keeps_no_graph_and_works_on_trainable_networks(bikes):
 @pytest.mark.parametrize("version", ["v3.5", "v3.8", "v4.0"])
 def test_bfloat16_weights_give_the_same_frame_but_for_noise(weights, bikes, version):
     options = {"refine": version == "v4.0"}
-    reference = interpolate(load_model(weights(version), "cpu"), bikes[:2], **options)
+    reference = interpolate(
+        load_model(weights(version), "cpu"), bikes[:2], options=Options(**options)
+    )
     model = load_model(weights(version), "cpu", torch.bfloat16)
     assert model.dtype == torch.bfloat16
-    out = interpolate(model, bikes[:2], **options)
+    out = interpolate(model, bikes[:2], options=Options(**options))
     assert out.dtype == torch.float32
     assert 42 < psnr(out[1], reference[1]) < 100
 
@@ -510,7 +516,7 @@ def test_a_length_in_time_shows_the_last_frame_for_its_time(v40, bikes):
     assert torch.equal(out[7], bikes[2]) and torch.equal(out[8], bikes[2])
     looped = replace(timeline, loop=True)
     assert torch.equal(
-        interpolate(v40, bikes[:3], looped), interpolate(v40, bikes[:3], 3, loop=True)
+        interpolate(v40, bikes[:3], looped), interpolate(v40, bikes[:3], Timeline(3, loop=True))
     )
 
 

@@ -23,8 +23,10 @@ from rife.engine.engine import Engine
 from rife.engine.kernels import nvrtc_kernels
 from rife.engine.kernels.estimation import kernel_estimation
 from rife.engine.kernels.interface import BlockInputLayout, BlockOutput, load_kernels
-from rife.inference import cuda_backend
-from rife.inference.planner import Job
+from rife.inference import cuda_device, kernel_choice
+from rife.inference.cuda_device import begin_download
+from rife.inference.cuda_pipeline import CudaPipeline
+from rife.inference.frames import FrameSpec, Job
 from rife.networks.base import blend
 from rife.networks.warp import resize, warp
 from rife.options import Options
@@ -312,17 +314,17 @@ def test_kernels_read_slots_and_are_recorded(language, name, dtype):
     network = seeded_network(name).to(DEVICE)
     frames = seeded_clip(5, 32, 61)
     frames = (255 * frames).byte() if dtype == torch.uint8 else frames
-    device = LateDevice(1) if DEVICE == "cpu" else cuda_backend.Device(network.device)
-    card = cuda_backend.Card(
-        Engine(network, kernel_estimation(language)), Options(), device, (32, 61, 3), dtype, batch=1
-    )
+    device = LateDevice(1) if DEVICE == "cpu" else cuda_device.CudaDevice(network.device)
+    spec = FrameSpec.of(frames[0], network, Options())
+    engine = Engine(network, kernel_estimation(language))
+    pipeline = CudaPipeline(engine, Options(), device, spec, dtype, batch=1)
     made = []
     for pair in pairwise(frames):
         compiled = len(ON_CPU.loaded)
-        made.append(card.download(card.make([Job(*pair, Fraction(1, 2))])[0])())
+        made.append(begin_download(device, pipeline.render([Job(*pair, Fraction(1, 2))])[0])())
         assert len(made) == 1 or len(ON_CPU.loaded) == compiled  # none while work is captured
     made = torch.cat(made)
-    wanted = interpolate(network.cpu(), frames, cuts="ignore")[1::2]
+    wanted = interpolate(network.cpu(), frames, options=Options(cuts="ignore"))[1::2]
     apart = (made.float() - wanted.float()).abs()
     assert apart.max() <= (1 if dtype == torch.uint8 else CLOSE)
     assert apart.mean() < 1e-3
@@ -335,18 +337,13 @@ def test_kernels_notice_flow_that_is_not_finite(language, amount, doubt):
     network = seeded_network("v3.5").to(DEVICE)
     with torch.no_grad():
         network.block2.conv1[0].bias[0] = amount
-    device = LateDevice(1) if DEVICE == "cpu" else cuda_backend.Device(network.device)
-    card = cuda_backend.Card(
-        Engine(network, kernel_estimation(language)),
-        Options(),
-        device,
-        (32, 32, 3),
-        torch.uint8,
-        batch=1,
-    )
+    device = LateDevice(1) if DEVICE == "cpu" else cuda_device.CudaDevice(network.device)
     frames = (255 * seeded_clip(2, 32, 32)).byte()
-    _, doubts = card.make([Job(*frames, Fraction(1, 2))])
-    assert card.download(doubts)().tolist() == pytest.approx([doubt], nan_ok=True)
+    spec = FrameSpec.of(frames[0], network, Options())
+    engine = Engine(network, kernel_estimation(language))
+    pipeline = CudaPipeline(engine, Options(), device, spec, torch.uint8, batch=1)
+    _, doubts = pipeline.render([Job(*frames, Fraction(1, 2))])
+    assert begin_download(device, doubts)().tolist() == pytest.approx([doubt], nan_ok=True)
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="there the kernels are not the CPU's")
@@ -356,13 +353,13 @@ def test_kernels_notice_flow_that_is_not_finite(language, amount, doubt):
 )
 def test_where_triton_is_missing_nvrtc_runs(names, said, caplog, monkeypatch):
     monkeypatch.setattr("rife.engine.kernels.interface.NAMES", names)
-    monkeypatch.setattr(cuda_backend, "_trusted", {})
-    monkeypatch.setattr(cuda_backend, "kernel_estimation", kernel_estimation.__wrapped__)
+    monkeypatch.setattr(kernel_choice, "_checked_runs", {})
+    monkeypatch.setattr(kernel_choice, "kernel_estimation", kernel_estimation.__wrapped__)
     monkeypatch.setattr(nvrtc_kernels, "_kernels", ON_CPU)
     monkeypatch.setattr(nvrtc_kernels, "precompile", ON_CPU.precompile)
     monkeypatch.setitem(sys.modules, "rife.engine.kernels.triton_kernels", None)
     caplog.set_level(logging.INFO)
-    engine = cuda_backend.engine_for(seeded_network("v3.5"), SIZE, 1.0)
+    engine = kernel_choice.create_engine(seeded_network("v3.5"), SIZE, 1.0)
     assert engine.uses_kernels == ("nvrtc" in names)
     assert said in caplog.text
     assert not [r for r in caplog.records if r.levelno > logging.INFO]  # nothing is wrong

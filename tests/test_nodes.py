@@ -320,7 +320,7 @@ def test_the_defaults_are_those_of_the_library(pack: SimpleNamespace) -> None:
         assert all(entry.optional for key, entry in inputs.items() if key in SETTINGS)
         values = {key: inputs[key].default for key in SETTINGS if key != "loop"}
         module = sys.modules[pack.nodes[name].__module__]
-        assert module.rife.Options(**module._make_options(**values)) == module.rife.Options()
+        assert module._make_options(**values) == module.rife.Options()
         assert inputs["loop"].default is False
 
 
@@ -823,7 +823,9 @@ def test_a_midpoint_model_in_core_s_node_says_what_it_can_not_do(
 def released(pack: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """The networks whose memory on the GPU is given back."""
     networks: list[object] = []
-    monkeypatch.setattr(pack.host.models, "cards", SimpleNamespace(release=networks.append))
+    monkeypatch.setattr(
+        pack.host.models, "idle_pipelines", SimpleNamespace(release=networks.append)
+    )
     return networks
 
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from rife import load_model
-from rife.inference.tiling import pad
+from rife.inference.frames import pad
 from rife.models.checkpoint import convert
 from rife.networks.ifnet import IFNet, IFNet_2R, IFNet_m
 from rife.networks.ifnet_hdv3 import IFNet_HDv3

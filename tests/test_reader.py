@@ -838,7 +838,8 @@ def test_an_edited_clip_is_interpolated_and_keeps_its_sound(tmp_path, weights):
     make(tmp_path / "clip.mp4", codec="libx264", sound="aac")
     source, target = tmp_path / "clip.mp4", tmp_path / "out.mp4"
     model = load_model(weights("v4.0"))
-    assert interpolate_file(model, source, target, edit=lambda image: image[:, :32]) == 19
+    summary = interpolate_file(model, source, target, edit=lambda image: image[:, :32])
+    assert summary.shown == 19
     with av.open(str(target)) as video:
         stream = video.streams.video[0]
         assert (stream.width, stream.height, len(video.streams.audio)) == (32, HEIGHT, 1)

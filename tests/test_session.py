@@ -20,17 +20,17 @@ from torch.overrides import TorchFunctionMode
 from rife import load_model
 from rife.callbacks import Cancelled
 from rife.engine.engine import Engine
+from rife.inference.frames import FrameSpec, Job
 from rife.inference.planner import (
     BATCH_PIXELS,
-    Job,
-    Ladder,
+    MemoryPlanner,
     NotEnoughMemory,
-    _left_in_container,
+    _free_in_container,
     available_memory,
     copy_to_cpu,
     is_out_of_memory,
 )
-from rife.inference.session import Pairs
+from rife.inference.session import InferenceSession
 from rife.networks.base import Motion
 from rife.networks.ifnet_hdv3 import IFNet_HDv3
 from rife.options import Options
@@ -105,9 +105,9 @@ def on_device(monkeypatch):
                     calls.append((self.network.device.type, len(first.image), pixels))
                 return super().motion(first, second, *args, **options)
 
-        monkeypatch.setattr("rife.inference.session.Engine", LimitedEngine)
+        monkeypatch.setattr("rife.inference.torch_backend.Engine", LimitedEngine)
         monkeypatch.setattr(
-            "rife.inference.cuda_backend.device_of", lambda model: None
+            "rife.inference.cuda_device.cuda_device_of", lambda model: None
         )  # it can't do more than that
         limited = copy.copy(model)
         limited.__class__ = Limited
@@ -122,9 +122,11 @@ def on_device(monkeypatch):
 def test_several_timesteps_in_one_call_give_what_one_by_one_gives(v40, bikes, on_device, tta):
     first, second = bikes[:2, 60:180, 100:228].float() / 255
     options = Options(tta=tta, refine=True)
-    single = list(Pairs(v40, options, memory_limit=LOTS).between(first, second, QUARTERS))
+    single = list(InferenceSession(v40, options, memory_limit=LOTS).render(first, second, QUARTERS))
     model = on_device(v40)
-    together = list(Pairs(model, options, memory_limit=LOTS).between(first, second, QUARTERS))
+    together = list(
+        InferenceSession(model, options, memory_limit=LOTS).render(first, second, QUARTERS)
+    )
     assert [batch for _, batch, _ in model.calls] == [6 if tta else 3]
     for a, b in zip(single, together, strict=True):
         assert (a - b).abs().max() < 1e-5
@@ -134,7 +136,7 @@ def test_batches_are_no_larger_than_helps(v40, bikes, on_device, monkeypatch):
     model = on_device(v40)
     whole = 192 * 512
     monkeypatch.setitem(BATCH_PIXELS, "else", 2 * whole)
-    list(Pairs(model, Options(), memory_limit=LOTS).between(*bikes[:2], QUARTERS))
+    list(InferenceSession(model, Options(), memory_limit=LOTS).render(*bikes[:2], QUARTERS))
     assert model.calls == [("cuda", 2, 2 * whole), ("cuda", 1, whole)]
 
 
@@ -144,7 +146,9 @@ def test_no_memory_is_answered_by_smaller_batches_then_tiles_then_the_cpu(
     """Each step has its line, none is made twice, and the next pair begins where this one ended."""
     whole = 192 * 512
     expected = [
-        list(Pairs(v40, Options(), memory_limit=LOTS).between(*bikes[i : i + 2], QUARTERS))
+        list(
+            InferenceSession(v40, Options(), memory_limit=LOTS).render(*bikes[i : i + 2], QUARTERS)
+        )
         for i in range(2)
     ]
     for most, how, lines in (
@@ -154,9 +158,9 @@ def test_no_memory_is_answered_by_smaller_batches_then_tiles_then_the_cpu(
     ):
         caplog.clear()
         model = on_device(v40, cuda=most)
-        pairs = Pairs(model, Options(), memory_limit=LOTS)
+        session = InferenceSession(model, Options(), memory_limit=LOTS)
         for i in range(2):
-            made = list(pairs.between(*bikes[i : i + 2], QUARTERS))
+            made = list(session.render(*bikes[i : i + 2], QUARTERS))
             assert len(made) == 3
             assert min(psnr(a / 255, b / 255) for a, b in zip(made, expected[i], strict=True)) > 45
             assert len(caplog.records) == lines, caplog.text
@@ -172,8 +176,10 @@ def test_memory_that_ends_in_the_middle_of_a_pair_spares_the_frames_made(
     v40, bikes, on_device, monkeypatch
 ):
     model = on_device(v40)
-    pairs = Pairs(model, Options(), memory_limit=192 * 512 * 500)  # bytes: one at a time
-    frames = pairs.between(*bikes[:2], QUARTERS)
+    session = InferenceSession(
+        model, Options(), memory_limit=192 * 512 * 500
+    )  # bytes: one at a time
+    frames = session.render(*bikes[:2], QUARTERS)
     made = [next(frames)]
     plain, failures = Engine.motion, []
 
@@ -187,7 +193,9 @@ def test_memory_that_ends_in_the_middle_of_a_pair_spares_the_frames_made(
     made += frames
     assert len(made) == 3
     assert failures
-    for a, b in zip(made, Pairs(v40, Options()).between(*bikes[:2], QUARTERS), strict=True):
+    for a, b in zip(
+        made, InferenceSession(v40, Options()).render(*bikes[:2], QUARTERS), strict=True
+    ):
         assert psnr(a / 255, b / 255) > 45
 
 
@@ -204,29 +212,30 @@ def test_nothing_of_the_failed_call_is_held_when_memory_is_freed(
 
     monkeypatch.setattr("rife.inference.planner.free_memory", count)
     model = on_device(v40, cuda=192 * 512 - 1)
-    list(Pairs(model, Options(), memory_limit=LOTS).between(*bikes[:2], [HALF]))
+    list(InferenceSession(model, Options(), memory_limit=LOTS).render(*bikes[:2], [HALF]))
     assert left == [0]
 
 
 def test_where_nothing_is_left_to_try_people_are_told(v40, bikes, on_device):
     model = on_device(v40, cuda=100, cpu=100)
     with pytest.raises(NotEnoughMemory, match="512x192.*on the CPU: close other programs"):
-        list(Pairs(model, Options(), memory_limit=LOTS).between(*bikes[:2], [HALF]))
+        list(InferenceSession(model, Options(), memory_limit=LOTS).render(*bikes[:2], [HALF]))
 
 
 def test_other_errors_pass(v40, bikes, monkeypatch):
     monkeypatch.setattr("rife.engine.engine.Engine.motion", lambda *args, **options: [][1])
     with pytest.raises(IndexError):
-        list(Pairs(v40, Options(), memory_limit=LOTS).between(*bikes[:2], [HALF]))
+        list(InferenceSession(v40, Options(), memory_limit=LOTS).render(*bikes[:2], [HALF]))
 
 
 def test_an_8k_frame_is_planned_in_tiles_that_4_gb_hold(v40, monkeypatch):
     """The plan alone; benchmarks/tiles.md has the run."""
-    monkeypatch.setattr("rife.inference.planner.look_ahead", lambda *args: (v40, 676))
+    monkeypatch.setattr("rife.inference.planner.measure_tile_margin", lambda *args: (v40, 676))
     frame = torch.zeros(1, 1, 3, dtype=torch.uint8).expand(4320, 7680, 3)
-    way = Ladder(v40, Options(), 4 * 10**9).way([Job(frame, frame, HALF)])
-    assert way.grid == (2, 2)
-    for tile in way.tiles:
+    spec = FrameSpec.of(frame, v40, Options())
+    plan = MemoryPlanner(v40, Options(), 4 * 10**9).plan([Job(frame, frame, HALF)], spec)
+    assert plan.grid == (2, 2)
+    for tile in plan.tiles:
         sides = len(tile.rows), len(tile.columns)
         assert v40.memory_needed(*sides, scale=0.25, refine=False) <= 4 * 10**9
 
@@ -237,11 +246,11 @@ def test_tiles_agree_with_the_whole_frame_and_show_no_seam(v40, v38, bikes, vers
     model = {"v4.0": v40, "v3.8": v38}[version]
     pair = bikes[:2, :128].float() / 255
     needed = model.memory_needed(*pair[0].shape, refine=False)
-    (whole,) = Pairs(model, Options(), memory_limit=LOTS).between(*pair, [HALF])
+    (whole,) = InferenceSession(model, Options(), memory_limit=LOTS).render(*pair, [HALF])
     assert not caplog.records
-    pairs = Pairs(model, Options(), memory_limit=needed * 0.8)
+    session = InferenceSession(model, Options(), memory_limit=needed * 0.8)
     for _ in range(2):
-        (tiled,) = pairs.between(*pair, [HALF])
+        (tiled,) = session.render(*pair, [HALF])
     assert caplog.messages == [
         "frames of 512x128 take more memory than is free: they are made in 1 x 2 tiles on the CPU"
     ]
@@ -254,23 +263,27 @@ def test_tiles_agree_with_the_whole_frame_and_show_no_seam(v40, v38, bikes, vers
 @pytest.mark.parametrize("limit", [LOTS, 30_000_000])
 def test_motion_is_what_the_frame_is_made_by(v40, bikes, tta, limit):
     first, second = bikes[:2].float() / 255
-    flow, mask = Pairs(v40, Options(tta=tta), memory_limit=limit).motion(first, second, HALF)
+    flow, mask = InferenceSession(v40, Options(tta=tta), memory_limit=limit).estimate_motion(
+        first, second, HALF
+    )
     assert flow.shape == (192, 512, 4)
     assert mask.shape == (192, 512)
     images = (x.permute(2, 0, 1)[None] for x in (first, second))
     motion = Motion(flow.permute(2, 0, 1)[None], mask[None, None])
     frame = motion.render(*images)[0].permute(1, 2, 0)
-    (made,) = Pairs(v40, Options(tta=tta), memory_limit=LOTS).between(first, second, [HALF])
+    (made,) = InferenceSession(v40, Options(tta=tta), memory_limit=LOTS).render(
+        first, second, [HALF]
+    )
     # Frames averaged over both passes are not quite what averaged motion makes.
     inner = slice(40, 150), slice(40, 470)
     assert psnr(frame[inner], made[inner]) > (32 if tta else 48)
 
 
 def test_a_network_with_a_fixed_timestep_gives_the_motion_to_the_middle(v38, bikes):
-    pairs = Pairs(v38, Options(), memory_limit=LOTS)
+    session = InferenceSession(v38, Options(), memory_limit=LOTS)
     for a, b in zip(
-        pairs.motion(*bikes[:2, :64, :64]),
-        pairs.motion(*bikes[:2, :64, :64], Fraction(1, 4)),
+        session.estimate_motion(*bikes[:2, :64, :64]),
+        session.estimate_motion(*bikes[:2, :64, :64], Fraction(1, 4)),
         strict=True,
     ):
         assert torch.equal(a, b)
@@ -278,17 +291,19 @@ def test_a_network_with_a_fixed_timestep_gives_the_motion_to_the_middle(v38, bik
 
 def test_recursion_goes_through_tiles(v38, bikes):
     pair, quarter = bikes[:2, :128], [Fraction(1, 4)]
-    (whole,) = Pairs(v38, Options(), memory_limit=LOTS).between(*pair, quarter)
-    (tiled,) = Pairs(v38, Options(), memory_limit=20_000_000).between(*pair, quarter)
+    (whole,) = InferenceSession(v38, Options(), memory_limit=LOTS).render(*pair, quarter)
+    (tiled,) = InferenceSession(v38, Options(), memory_limit=20_000_000).render(*pair, quarter)
     assert not torch.equal(tiled, whole)
     assert psnr(tiled / 255, whole / 255) > 45
 
 
 def test_cancel_stops_between_tiles(v40, bikes):
     asked = []
-    pairs = Pairs(v40, Options(), lambda: asked.append(1) or len(asked) == 3, 20_000_000)
+    session = InferenceSession(
+        v40, Options(), lambda: asked.append(1) or len(asked) == 3, 20_000_000
+    )
     with pytest.raises(Cancelled):
-        list(pairs.between(*bikes[:2], [HALF]))
+        list(session.render(*bikes[:2], [HALF]))
     assert len(asked) == 3
 
 
@@ -337,14 +352,14 @@ def test_a_copy_on_the_cpu_is_whole_and_leaves_the_model_as_it_is():
 def test_a_container_leaves_what_it_may_have_less_what_is_used(tmp_path):
     cpu = torch.device("cpu")
     assert 0 < available_memory(cpu) <= psutil.virtual_memory().total / 2
-    assert _left_in_container(tmp_path) == math.inf
+    assert _free_in_container(tmp_path) == math.inf
     (tmp_path / "memory.max").write_text("8000\n")
     (tmp_path / "memory.current").write_text("5000\n")
     stat = "anon 2000\ninactive_file 1000\nactive_file 500\nworkingset_refault_file 7\n"
     (tmp_path / "memory.stat").write_text(stat)
-    assert _left_in_container(tmp_path) == 8000 - 5000 + 1500
+    assert _free_in_container(tmp_path) == 8000 - 5000 + 1500
     (tmp_path / "memory.max").write_text("max\n")
-    assert _left_in_container(tmp_path) == math.inf
+    assert _free_in_container(tmp_path) == math.inf
 
 
 UNDER_A_LIMIT = """
@@ -355,7 +370,7 @@ import torch
 from rife import load_model
 from rife.networks.base import Motion
 from rife.options import Options
-from rife.inference.session import Pairs
+from rife.inference.session import InferenceSession
 
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 model = load_model(sys.argv[1], "cpu")
@@ -367,8 +382,9 @@ del small, wide
 pages = int(Path("/proc/self/statm").read_text().split()[0])
 limit = pages * resource.getpagesize() + 560_000_000
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-pairs = Pairs(model, Options(), memory_limit=10**12)  # wrong by far: failures have to be answered
-(frame,) = pairs.between(first, second, [Fraction(1, 2)])
+# The limit is wrong by far: failures have to be answered.
+session = InferenceSession(model, Options(), memory_limit=10**12)
+(frame,) = session.render(first, second, [Fraction(1, 2)])
 true = torch.cat((first[:, 10:], second[:, -10:]), 1).float()
 error = (frame.float() - true)[:, 100:-100] / 255
 print("PSNR", -10 * error.square().mean().log10().item())
@@ -397,12 +413,14 @@ def test_4k_is_made_in_560_mb_whose_end_the_allocator_tells(weights):
 def test_cuda_that_is_short_of_memory_makes_the_same_frames_in_tiles(weights, caplog):
     model = load_model(weights("v4.0.safetensors"), "cuda", torch.float32)
     pair = seeded_images(1088, 1920).unflatten(1, (2, 3))[0].permute(0, 2, 3, 1)
-    (whole,) = Pairs(model, Options()).between(*pair, [HALF])
+    (whole,) = InferenceSession(model, Options()).render(*pair, [HALF])
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(400e6 / total)
     try:
-        made = list(Pairs(model, Options(), memory_limit=LOTS).between(*pair, [HALF, HALF]))
+        made = list(
+            InferenceSession(model, Options(), memory_limit=LOTS).render(*pair, [HALF, HALF])
+        )
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert "tiles on cuda" in caplog.text

@@ -8,16 +8,22 @@ from contextlib import closing
 import pytest
 import torch
 
-import rife  # noqa: F401
-from rife.inference.threads import MOST_AHEAD, frames_ahead, map_ahead, one_core_threads, workers
+from rife import OutputFrame
+from rife.inference.threads import (
+    MOST_AHEAD,
+    frame_workers,
+    frames_ahead,
+    map_ahead,
+    start_one_core_threads,
+)
 
 loop = sys.modules["rife.interpolate"]  # whose name in the package is its function's
 
 
 @pytest.fixture(autouse=True)
 def four_workers(monkeypatch):
-    with one_core_threads(4, "test") as threads:
-        monkeypatch.setattr("rife.inference.threads.workers", lambda: threads)
+    with start_one_core_threads(4, "test") as threads:
+        monkeypatch.setattr("rife.inference.threads.frame_workers", lambda: threads)
         yield
 
 
@@ -25,7 +31,7 @@ def test_each_thread_has_one_core_and_all_others_what_they_had():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with one_core_threads(3, "test") as threads:
+        with start_one_core_threads(3, "test") as threads:
             assert list(threads.map(lambda _: torch.get_num_threads(), range(8))) == [1] * 8
         assert torch.get_num_threads() == 2
         counts = []
@@ -35,7 +41,7 @@ def test_each_thread_has_one_core_and_all_others_what_they_had():
         assert counts == [2]
     finally:
         torch.set_num_threads(before)
-    assert workers() is workers()
+    assert frame_workers() is frame_workers()
 
 
 def test_the_larger_frames_are_the_fewer_are_in_work():
@@ -89,15 +95,15 @@ def test_nothing_is_called_once_it_is_closed():
 
 def shown(count):
     for i in range(count):
-        yield loop.OutputFrame(torch.full((4, 5, 3), float(i)), i, 1)
+        yield OutputFrame(torch.full((4, 5, 3), float(i)), i, 1)
 
 
-@pytest.mark.parametrize("beside", [True, False])
+@pytest.mark.parametrize("in_threads", [True, False])
 @pytest.mark.parametrize("inference", [True, False])
-def test_frames_are_written_to_their_places_and_come_in_order(beside, inference):
+def test_frames_are_written_to_their_places_and_come_in_order(in_threads, inference):
     with torch.inference_mode(inference):
         out = torch.full((30, 4, 5, 3), -1, dtype=torch.float64)
-    written = list(loop._write(shown(30), out, beside))
+    written = list(loop._write_to(out, shown(30), in_threads))
     assert [frame.time for frame in written] == list(range(30))
     assert torch.equal(out[:, 0, 0, 0], torch.arange(30.0).double())
     assert [frame.image.data_ptr() for frame in written] == [place.data_ptr() for place in out]
@@ -112,7 +118,7 @@ def test_nobody_writes_once_it_is_closed(monkeypatch):
 
     monkeypatch.setattr(loop, "_copy", slow)
     frames = shown(30)
-    stream = loop._write(frames, out, beside=True)
+    stream = loop._write_to(out, frames, in_threads=True)
     with closing(stream):
         next(stream)
     written = len(closed)

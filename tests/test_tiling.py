@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from rife import load_model
-from rife.inference.tiling import SMALLEST, finer, look_ahead, windows
+from rife.inference.tiling import SMALLEST_CORE, finer_grid, measure_tile_margin, split_into_tiles
 
 from .support.seeded import seeded_images
 
@@ -19,17 +19,17 @@ from .support.seeded import seeded_images
 def test_what_all_tiles_agree_on_is_what_the_blend_gives(size, grid, margin):
     frame = torch.rand(*size, 3)
     canvas = torch.zeros(3, *size)
-    for tile in windows(*size, grid, margin, multiple=64):
-        tile.add(tile.of(frame).permute(2, 0, 1), canvas)
+    for tile in split_into_tiles(*size, grid, margin, multiple=64):
+        tile.blend_into(canvas, tile.cut_from(frame).permute(2, 0, 1))
     assert (canvas.permute(1, 2, 0) - frame).abs().max() < 1e-6
 
 
 def test_tiles_fade_into_each_other_without_a_step():
     """Of two tiles that disagree by 1, no pixel shows a step of more than a tenth."""
     canvas = torch.zeros(1, 64, 400)
-    left, right = windows(64, 400, (1, 2), 50, multiple=32)
-    left.add(torch.zeros(1, 64, 400)[..., : len(left.columns)], canvas)
-    right.add(torch.ones(1, 64, len(right.columns)), canvas)
+    left, right = split_into_tiles(64, 400, (1, 2), 50, multiple=32)
+    left.blend_into(canvas, torch.zeros(1, 64, 400)[..., : len(left.columns)])
+    right.blend_into(canvas, torch.ones(1, 64, len(right.columns)))
     assert canvas.min() == 0
     assert canvas.max() == 1
     assert canvas.diff(dim=-1).abs().max() < 0.1
@@ -38,7 +38,7 @@ def test_tiles_fade_into_each_other_without_a_step():
 
 
 def test_tiles_see_their_margin_and_begin_on_multiples():
-    for tile in windows(1000, 2000, (2, 4), 150, multiple=64):
+    for tile in split_into_tiles(1000, 2000, (2, 4), 150, multiple=64):
         for span, size, parts in ((tile.rows, 1000, 2), (tile.columns, 2000, 4)):
             assert span.start % 64 == 0
             counted = torch.nonzero(span.weight)[:, 0] + span.start
@@ -51,10 +51,10 @@ def test_cores_are_halved_along_the_longer_side_until_they_are_small():
     grid, seen = (1, 1), []
     while grid:
         seen.append(grid)
-        grid = finer(grid, 1080, 1920)
+        grid = finer_grid(grid, 1080, 1920)
     assert seen[:4] == [(1, 1), (1, 2), (2, 2), (2, 4)]
     rows, columns = seen[-1]
-    assert SMALLEST <= max(1080 / rows, 1920 / columns) < 2 * SMALLEST
+    assert SMALLEST_CORE <= max(1080 / rows, 1920 / columns) < 2 * SMALLEST_CORE
 
 
 def test_overlaps_grow_with_the_motion(weights):
@@ -65,7 +65,7 @@ def test_overlaps_grow_with_the_motion(weights):
     margins = {}
     for shift in (4, 24):
         second = wide[:, 40 - shift : 552 - shift]
-        _, margins[shift] = look_ahead(model, wide[:, 40:552], second, 0.5, 1.0)
+        _, margins[shift] = measure_tile_margin(model, wide[:, 40:552], second, 0.5, 1.0)
         assert context + 0.7 * shift <= margins[shift] <= context + 2.5 * shift + 12
     assert margins[24] >= margins[4] + 0.7 * 20
 
@@ -77,8 +77,8 @@ def test_whether_scales_are_doubled_is_decided_for_all_tiles_by_the_whole_frame(
         frames = [f.to_ndarray(format="rgb24") for f in islice(container.decode(video=0), 43)]
     images = [torch.from_numpy(frames[i]).float() / 255 for i in (40, 41, 42)]
     with torch.no_grad():
-        slow, _ = look_ahead(model, *images[:2], 0.5, 1.0)
-        fast, _ = look_ahead(model, images[0], images[2], 0.5, 1.0)
+        slow, _ = measure_tile_margin(model, *images[:2], 0.5, 1.0)
+        fast, _ = measure_tile_margin(model, images[0], images[2], 0.5, 1.0)
         x = [F.pad(image, (0, 0, 0, 0, 0, 48)).permute(2, 0, 1)[None] for image in images]
         for settled, second in ((slow, x[1]), (fast, x[2])):
             pair = model.prepare(x[0]), model.prepare(second)

@@ -41,7 +41,7 @@ def clip(name: str) -> np.ndarray:
 def run(frames: np.ndarray, multiplier: int = 2, **options) -> np.ndarray:
     model = rife.load_model(assets.weights("v4.0"), device="cpu")
     images = torch.from_numpy(frames.astype(np.float32) / 255)
-    return to_bytes(rife.interpolate(model, images, multiplier, **options))
+    return to_bytes(rife.interpolate(model, images, multiplier, rife.Options(**options)))
 
 
 def to_bytes(images: Tensor) -> np.ndarray:

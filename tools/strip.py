@@ -46,7 +46,7 @@ def row(model, frames: np.ndarray, i: int, left: int) -> list[tuple[str, str, np
     """Title, caption and image of each column. frames: (3, H, W, 3) uint8, true in the middle."""
     before, true, after = frames
     pair = torch.from_numpy(frames[::2].astype(np.float32) / 255)
-    ours = to_bytes(rife.interpolate(model, pair, multiplier=2)[1].cpu().numpy() * 255)
+    ours = to_bytes(rife.interpolate(model, pair, timeline=2)[1].cpu().numpy() * 255)
     average = to_bytes((before.astype(np.float32) + after) / 2)
     error = to_bytes(np.abs(ours.astype(np.float32) - true) * ERROR_GAIN)
     cells = [

@@ -1,4 +1,4 @@
-"""How large calls of the network may be: by the memory there is, and by what failed before."""
+"""Plans how large the calls of a network may be: by the memory that is free, and by what failed."""
 
 import copy
 import gc
@@ -6,9 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
 
 import psutil
 import torch
@@ -16,16 +14,17 @@ from torch import Tensor, nn
 
 from ..networks.base import Network
 from ..options import Options
-from .tiling import Grid, Window, finer, look_ahead, windows
+from .frames import FrameSpec, Job
+from .tiling import Grid, Tile, finer_grid, measure_tile_margin, split_into_tiles
 
 log = logging.getLogger(__name__)
 
-#: Frames of a call, at most, and pixels, up to which more frames in one make it faster: measured on
-#: CPUs (benchmarks/constants.py), a guess elsewhere. Fixed, and not what is fastest at the moment,
-#: because frames depend on it in their last bits: two runs give the same.
+#: The most frames in a call, and the pixels up to which more frames in a call make it faster:
+#: measured on CPUs (benchmarks/constants.py), a guess elsewhere. They are fixed, and not what is
+#: fastest at the moment, because frames depend on them in their last bits: two runs give the same.
 BATCH = 8
 BATCH_PIXELS = {"cpu": 400_000, "else": 3_000_000}
-#: How the allocators say it, in lower case: CUDA's and ROCm's, cuDNN's, MPS's, XPU's, the CPU's.
+#: How the allocators of CUDA, ROCm, cuDNN, MPS, XPU and the CPU say it, in lower case.
 _OUT_OF_MEMORY = (
     "out of memory",
     "out_of_memory",
@@ -40,138 +39,149 @@ _OUT_OF_MEMORY = (
 )
 
 
-class Job(NamedTuple):
-    """One frame to make, at a timestep in (0, 1) between two others, (H, W, C)."""
-
-    first: Tensor
-    second: Tensor
-    timestep: Fraction
-
-
 class NotEnoughMemory(MemoryError):
-    """Every way has failed; the message says what was tried and what helps, for people."""
+    """Even the smallest calls take too much; the message says what was tried and what helps."""
 
 
 @dataclass(frozen=True)
-class Way:
-    """How the next frames are made: `batch` at once of whole frames, or one of `tiles`.
+class CallPlan:
+    """How the next frames are rendered: several whole frames in a call, or one tile in a call.
 
-    pixels: of one call of the network. smaller: whether there is a way with fewer.
-    model: what makes them.
+    Attributes:
+        network: What renders them; on the CPU, where the device has failed.
+        batch: Frames in a call, at most.
+        pixels: Of the largest call of the network.
+        can_shrink: Whether there is a plan with fewer pixels on the same device.
+        grid: Rows and columns of tiles.
+        tiles: Of one frame; none, where frames are rendered whole.
     """
 
-    model: Network
+    network: Network
     batch: int
     pixels: int
-    smaller: bool
+    can_shrink: bool
     grid: Grid = (1, 1)
-    tiles: Sequence[Window] = ()
+    tiles: Sequence[Tile] = ()
 
     def __str__(self) -> str:
         how = f"{self.batch} at a time" if self.batch > 1 else "one at a time"
         if self.tiles:
             how = f"in {self.grid[0]} x {self.grid[1]} tiles"
-        return f"{how} on {'the CPU' if self.model.device.type == 'cpu' else self.model.device}"
+        device = self.network.device
+        return f"{how} on {'the CPU' if device.type == 'cpu' else device}"
 
 
-class Ladder:
-    """Finds the way with the largest calls that there is memory for, and a smaller one when there
-    was none: fewer timesteps at once, then more and more tiles, then all that on the CPU.
+class MemoryPlanner:
+    """Plans the largest calls that there is memory for, and smaller ones after a failure: fewer
+    frames in a call, then more and more tiles, then all of that on the CPU."""
 
-    memory_limit: bytes that a call may take on the network's device; None: all that is available.
-    """
+    def __init__(self, network: Network, options: Options, memory_limit: float | None = None):
+        """
+        Args:
+            network: What is to be called.
+            options: Of the run.
+            memory_limit: Bytes that a call may take on the network's device; None: all that is
+                available.
+        """
+        self._options = options
+        self._views = 2 if options.tta else 1
+        self._network, self._limit = network, memory_limit
+        self._most_pixels = math.inf  # of a call; less after a failure
+        self._unlogged_failure = ""
+        self._most_logged_tiles = 0
 
-    def __init__(self, model: Network, options: Options, memory_limit: float | None = None):
-        self.options = options
-        self._model, self._limit = model, memory_limit
-        self._most_pixels = math.inf  # of a call, by what was too much before
-        self._failure = ""  # that the log doesn't have yet
-        self._most_tiles = 0  # that the log has
+    def batch_size(self, spec: FrameSpec) -> int:
+        """How many such frames to render in one call, as far as memory is known."""
+        device = "cpu" if self._network.device.type == "cpu" else "else"
+        pixels = min(self._affordable_pixels(spec), BATCH_PIXELS[device])
+        return max(1, min(BATCH, int(pixels // self._call_pixels(spec, spec.height, spec.width))))
 
-    def batch(self, height: int, width: int, channels: int) -> int:
-        """How many frames of this size to make in one call, as far as memory is known."""
-        scale = self.options.scale_for(height, width)
-        most = self._most(height, width, channels)
-        device = "cpu" if self._model.device.type == "cpu" else "else"
-        pixels = min(most, BATCH_PIXELS[device])
-        return max(1, min(BATCH, int(pixels // self._pixels(height, width, scale))))
+    def plan(self, jobs: Sequence[Job], spec: FrameSpec) -> CallPlan:
+        """How to render the first of `jobs`, and those after it that fit into the same call."""
+        height, width = spec.height, spec.width
+        whole = self._call_pixels(spec, height, width)
+        smaller = finer_grid((1, 1), height, width)
+        if whole <= self._affordable_pixels(spec) or not smaller:
+            batch = min(len(jobs), self.batch_size(spec))
+            can_shrink = batch > 1 or smaller is not None
+            plan = CallPlan(self._network, batch, batch * whole, can_shrink)
+        else:
+            plan = self._plan_tiles(jobs[0], spec)
+        self._log_change(plan, spec)
+        return plan
 
-    def _pixels(self, height: int, width: int, scale: float) -> int:
-        """That a call takes for one frame or tile of this size, of a frame seen at `scale`."""
-        multiple = self._model.side_multiple(scale)
-        views = 2 if self.options.tta else 1
-        return views * (height + -height % multiple) * (width + -width % multiple)
+    def shrink(self, plan: CallPlan | None, spec: FrameSpec, reason: str) -> None:
+        """Makes the next plans smaller than one that ran out of memory.
 
-    def _most(self, height: int, width: int, channels: int) -> float:
+        Args:
+            plan: That one; None, where even planning ran out of memory.
+            spec: Of its frames.
+            reason: What the allocator said, for the log.
+
+        Raises:
+            NotEnoughMemory: There is no smaller plan.
+        """
+        free_memory(self._network.device)
+        self._unlogged_failure = reason
+        if plan and plan.can_shrink:
+            self._most_pixels = plan.pixels // 2 if plan.batch > 1 else plan.pixels * 3 // 4
+        elif self._network.device.type != "cpu":
+            self._network = copy_to_cpu(self._network)
+            self._most_pixels, self._limit, self._most_logged_tiles = math.inf, None, 0
+        else:
+            raise NotEnoughMemory(
+                f"there is not enough memory to interpolate frames of {spec.width}x{spec.height}, "
+                f"not even in small tiles on the CPU: close other programs or make the frames "
+                f"smaller ({reason})"
+            )
+
+    def _call_pixels(self, spec: FrameSpec, height: int, width: int) -> int:
+        """Pixels that the network sees of a frame, or of a tile of one, of this size."""
+        multiple = spec.multiple
+        return self._views * (height + -height % multiple) * (width + -width % multiple)
+
+    def _affordable_pixels(self, spec: FrameSpec) -> float:
         """Pixels of a call that there is memory for."""
         if self._limit is None:
-            self._limit = available_memory(self._model.device)
-        options, views = self.options, 2 if self.options.tta else 1
-        scale = options.scale_for(height, width)
-        needed = views * self._model.memory_needed(
-            height, width, channels, scale=scale, refine=options.refine
+            self._limit = available_memory(self._network.device)
+        needed = self._views * self._network.memory_needed(
+            *spec.shape, scale=spec.scale, refine=self._options.refine
         )
-        return min(self._most_pixels, self._pixels(height, width, scale) * self._limit / needed)
+        whole = self._call_pixels(spec, spec.height, spec.width)
+        return min(self._most_pixels, whole * self._limit / needed)
 
-    def way(self, jobs: Sequence[Job]) -> Way:
-        """How to make the first of `jobs`, or more."""
-        model, options, job = self._model, self.options, jobs[0]
-        height, width, channels = job.first.shape
-        scale = options.scale_for(height, width)
-        whole = self._pixels(height, width, scale)
-        most = self._most(height, width, channels)
-        grid: Grid = (1, 1)
-        smaller = finer(grid, height, width)
-        if whole <= most or not smaller:
-            batch = min(len(jobs), self.batch(height, width, channels))
-            way = Way(model, batch, batch * whole, batch > 1 or smaller is not None)
-        else:
-            tiles_model, margin = look_ahead(
-                model, job.first, job.second, float(job.timestep), scale, options.ensemble
+    def _plan_tiles(self, job: Job, spec: FrameSpec) -> CallPlan:
+        """The coarsest grid whose tiles there is memory for, or the finest that there is."""
+        height, width = spec.height, spec.width
+        network, margin = measure_tile_margin(
+            self._network, job.first, job.second, float(job.timestep), spec.scale,
+            self._options.ensemble,
+        )  # fmt: skip
+        most = self._affordable_pixels(spec)
+        largest, smaller = math.inf, finer_grid((1, 1), height, width)
+        while largest > most and smaller:
+            grid, smaller = smaller, finer_grid(smaller, height, width)
+            tiles = split_into_tiles(height, width, grid, margin, spec.multiple)
+            largest = max(
+                self._call_pixels(spec, len(tile.rows), len(tile.columns)) for tile in tiles
             )
-            multiple = model.side_multiple(scale)
-            largest = whole
-            while largest > most and smaller:
-                grid, smaller = smaller, finer(smaller, height, width)
-                tiles = windows(height, width, grid, margin, multiple)
-                sides = ((len(tile.rows), len(tile.columns)) for tile in tiles)
-                largest = max(self._pixels(*side, scale) for side in sides)
-            way = Way(tiles_model, 1, largest, smaller is not None, grid, tiles)
-        self._tell(way, f"frames of {width}x{height}")
-        return way
+        return CallPlan(network, 1, largest, smaller is not None, grid, tiles)
 
-    def step_down(self, way: Way | None, frame: Tensor, reason: str) -> None:
-        """Remember that `way` took too much; None: even to look ahead did.
-
-        Raises NotEnoughMemory where nothing is left to try for such a `frame`, (H, W, C).
-        """
-        free_memory(self._model.device)
-        self._failure = reason
-        if way and way.smaller:
-            self._most_pixels = way.pixels // 2 if way.batch > 1 else way.pixels * 3 // 4
-        elif self._model.device.type != "cpu":
-            self._model = copy_to_cpu(self._model)
-            self._most_pixels, self._limit, self._most_tiles = math.inf, None, 0
-        else:
-            height, width, _ = frame.shape
-            raise NotEnoughMemory(
-                f"there is not enough memory to interpolate frames of {width}x{height}, not even "
-                f"in small tiles on the CPU: close other programs or make the frames smaller "
-                f"({reason})"
-            )
-
-    def _tell(self, way: Way, frames: str) -> None:
-        if self._failure:
+    def _log_change(self, plan: CallPlan, spec: FrameSpec) -> None:
+        frames = f"frames of {spec.width}x{spec.height}"
+        if self._unlogged_failure:
             log.warning(
-                "out of memory: %s are made %s from here on (%s)", frames, way, self._failure
-            )
-        elif len(way.tiles) > self._most_tiles:
-            log.info("%s take more memory than is free: they are made %s", frames, way)
-        self._failure, self._most_tiles = "", max(self._most_tiles, len(way.tiles))
+                "out of memory: %s are made %s from here on (%s)",
+                frames, plan, self._unlogged_failure,
+            )  # fmt: skip
+        elif len(plan.tiles) > self._most_logged_tiles:
+            log.info("%s take more memory than is free: they are made %s", frames, plan)
+        self._unlogged_failure = ""
+        self._most_logged_tiles = max(self._most_logged_tiles, len(plan.tiles))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` is any device's way to say that there is no memory left."""
+    """Whether any device says by `error` that there is no memory left."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error).lower()
@@ -179,23 +189,24 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """Of its message, for the log."""
+    """The first line of the error's message, for the log."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def available_memory(device: torch.device) -> float:
-    """Bytes that a run may take on `device`: all that is free, or half where others need it too."""
+    """Bytes that a run may take on `device`: all that is free, or half of it on devices that other
+    programs need, too."""
     backend = getattr(torch, device.type, None)
     if device.type != "cpu" and hasattr(backend, "mem_get_info"):
         free, _ = backend.mem_get_info(device)
         return free + backend.memory_reserved(device) - backend.memory_allocated(device)
-    return min(psutil.virtual_memory().available, _left_in_container()) / 2
+    return min(psutil.virtual_memory().available, _free_in_container()) / 2
 
 
-def _left_in_container(folder: Path = Path("/sys/fs/cgroup")) -> float:
-    """What a Linux control group (a container, a systemd unit) leaves, or infinity."""
+def _free_in_container(folder: Path = Path("/sys/fs/cgroup")) -> float:
+    """Bytes that a Linux control group (a container, a systemd unit) leaves free, or infinity."""
     try:
-        limit = int((folder / "memory.max").read_text())  # "max": there is none
+        limit = int((folder / "memory.max").read_text())  # "max", where there is no limit
         used = int((folder / "memory.current").read_text())
         lines = (folder / "memory.stat").read_text().splitlines()
         cached = sum(int(line.split()[1]) for line in lines if "active_file " in line)
@@ -205,19 +216,19 @@ def _left_in_container(folder: Path = Path("/sys/fs/cgroup")) -> float:
 
 
 def free_memory(device: torch.device) -> None:
-    """Give back to `device` what nothing refers to any more."""
+    """Gives back to `device` the memory of tensors that nothing refers to any more."""
     gc.collect()
     backend = getattr(torch, device.type, None)
     if hasattr(backend, "empty_cache"):
         backend.empty_cache()
 
 
-def copy_to_cpu(model: Network) -> Network:
-    """A copy in float32; `model` stays as and where it is, and takes no more memory there."""
-    copies: dict[int, torch.Tensor] = {}
-    for parameter in model.parameters():
+def copy_to_cpu(network: Network) -> Network:
+    """A copy on the CPU, in float32; takes no memory on the device of `network`."""
+    copies: dict[int, Tensor] = {}
+    for parameter in network.parameters():
         weight = parameter.detach().to("cpu", copy=True).float()
         copies[id(parameter)] = nn.Parameter(weight, requires_grad=False)
-    for buffer in model.buffers():
+    for buffer in network.buffers():
         copies[id(buffer)] = buffer.to("cpu", copy=True)
-    return copy.deepcopy(model, copies)
+    return copy.deepcopy(network, copies)

@@ -35,9 +35,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from rife import Timeline, interpolate_file
+from rife import interpolate_file
 from rife.fileio import FileError
-from rife.interpolate import Summary
 from rife.media import open_reader
 from rife.networks.ifnet_v4 import IFNet_v4, Parameters
 
@@ -359,11 +358,10 @@ class Listener(logging.Handler):
 def attempt(case: Case, model: IFNet_v4, expected: tuple[str, ...]) -> Outcome:
     listener = Listener()
     logging.getLogger("rife").addHandler(listener)
-    summary = Summary()
     threads, memory = threading.active_count(), peak_memory()
     refusal = None
     try:
-        interpolate_file(model, case.source, case.target, Timeline(Fraction(1)), summary=summary)
+        summary = interpolate_file(model, case.source, case.target, 1)
     except FileError as error:
         refusal = str(error)
     except BaseException:

@@ -1,4 +1,4 @@
-"""A stand-in for `cuda_backend.Device` that runs on the CPU.
+"""A stand-in for `CudaDevice` that runs on the CPU.
 
 It does real work on real tensors. Each stream does its work as late as the events allow, and the
 streams take turns in a random order; so a wait that the backend forgets shows in the frames.
@@ -16,8 +16,8 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rife.inference import cuda_backend
-from rife.inference.cuda_backend import found_ahead
+from rife.inference import cuda_pipeline, kernel_choice
+from rife.inference.threads import call_ahead
 
 #: Operations that make the CPU wait for the device.
 WAITS = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero")
@@ -68,20 +68,20 @@ class LateDevice:
         self.captured = self.replays = self.synchronized = self.emptied = 0
         self._memory, self._lock = [], threading.Lock()
 
-    def on(self, stream, work):
+    def enqueue(self, stream, work):
         stream.append(work)
         for _ in range(self._random.choice([0, 0, 0, 1, 5]) if self._late else 10):
             self._step()
 
-    def mark(self, stream):
+    def record_event(self, stream):
         event = Event()
         stream.append(lambda: setattr(event, "done", True))
         return event
 
-    def wait(self, stream, event):
+    def wait_event(self, stream, event):
         stream.append(event)
 
-    def finish(self, event):
+    def synchronize_event(self, event):
         while not event.done:
             assert self._step(), "the CPU waits for an event that no stream can reach"
 
@@ -91,18 +91,18 @@ class LateDevice:
             self._memory.append(StorageWeakRef(tensor.untyped_storage()))
         return tensor
 
-    def holds(self, tensor):
+    def owns(self, tensor):
         with self._lock:
             self._memory = [storage for storage in self._memory if not storage.expired()]
             return StorageWeakRef(tensor.untyped_storage()) in self._memory
 
-    def lend(self, tensor, stream):
+    def record_use(self, tensor, stream):
         assert tensor is not None
 
-    def staging(self, size, dtype):
+    def staging_buffer(self, size, dtype):
         return torch.full(tuple(size), UNSET, dtype=dtype)
 
-    def capture(self, work):
+    def capture_graph(self, work):
         if self.capture_error:
             error, self.capture_error = self.capture_error, None
             raise error
@@ -121,13 +121,13 @@ class LateDevice:
 
         return outputs, replay
 
-    def aside(self, items):
-        return found_ahead(lambda: next(items, None))
+    def iterate_ahead(self, items):
+        return call_ahead(lambda: next(items, None))
 
-    def on_this_stream(self, work):
+    def on_current_stream(self, work):
         return work
 
-    def empty_staging(self):
+    def release_staging_memory(self):
         self.emptied += 1
 
     def synchronize(self):
@@ -158,10 +158,10 @@ def late(*args, **options):
     """
     device = LateDevice(*args, **options)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rife.inference.cuda_backend.device_of", lambda model: device)
+        patch.setattr("rife.inference.cuda_device.cuda_device_of", lambda model: device)
         patch.setenv("RIFE_KERNELS", "none")
-        patch.setattr(cuda_backend, "_trusted", {})
-        patch.setattr(cuda_backend, "cards", cuda_backend.CardCache())
+        patch.setattr(kernel_choice, "_checked_runs", {})
+        patch.setattr(cuda_pipeline, "idle_pipelines", cuda_pipeline.PipelineCache())
         patch.setattr("rife.inference.planner.BATCH", 3)
         patch.setattr("rife.engine.engine._GATHERS", False)  # a way of CPUs alone
         yield device
