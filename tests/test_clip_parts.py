@@ -8,7 +8,7 @@ import torch
 
 from rife.fileio import FileError
 from rife.media import Encoding, create_writer, open_reader
-from rife.media.reader import VideoReader
+from rife.media.decoding import FrameDecoder
 
 from .support.clips import beep_times, read_frames, read_packets, recode, write_clip
 
@@ -80,12 +80,14 @@ def test_a_late_part_of_a_clip_is_reached_without_decoding_all(
     tmp_path, name, codec, options, start, monkeypatch
 ):
     path = write_clip(tmp_path / name, count=750, codec=codec, options={"g": "25", **options})
-    decoded, give = [], VideoReader._stamped
-    monkeypatch.setattr(
-        VideoReader,
-        "_stamped",
-        lambda self, frames: (decoded.extend(frames), give(self, frames))[1],
-    )
+    decoded, decode = [], FrameDecoder.decode
+
+    def decode_and_count(self, packets):
+        for frame in decode(self, packets):
+            decoded.append(frame.pts)
+            yield frame
+
+    monkeypatch.setattr(FrameDecoder, "decode", decode_and_count)
     with open_reader(path, start=start, duration=0.5) as reader:
         assert [frame.time for frame in reader] == [Fraction(index, 25) for index in range(13)]
     assert len(decoded) < 750 / 2

@@ -94,7 +94,7 @@ def noise(container, codec, start, end, sound_times):
 def read(path, **options):
     """The frames of a clip, what is reported of it, and its reader, closed."""
     with open_reader(path, **options) as reader:
-        reader.copied_streams = [stream.index for stream in reader.other_streams]
+        reader.side_streams.copied = [stream.index for stream in reader.other_streams]
         return list(reader), reader.damage, reader
 
 
@@ -197,7 +197,7 @@ def test_joined_recordings_go_on_evenly(tmp_path, starts, suffix, codec, sound, 
     assert order_of(frames) == list(range(12)) * len(starts)
     assert not damage
     if sound:
-        times = [packet.pts * packet.time_base for _, packet in reader.queue]
+        times = [packet.pts * packet.time_base for _, packet in reader.side_streams.queue]
         assert all(0 < b - a < 0.09 for a, b in pairwise(times))
         # Sound begins with each piece as it does with the first.
         lead = times[0] - reader.origin - reader.video_start
@@ -308,7 +308,7 @@ def test_frames_come_evenly_whatever_times_the_format_stores(tmp_path, suffix, c
 def test_sound_of_an_avi_stays_with_its_picture(tmp_path, codec, options):
     path = make(tmp_path / "in.avi", 24, codec, sound="mp2", **options)
     _, _, reader = read(path)
-    first = next(packet.pts * packet.time_base for _, packet in reader.queue)
+    first = next(packet.pts * packet.time_base for _, packet in reader.side_streams.queue)
     assert abs(first - reader.origin - reader.video_start) < 0.03
 
 
@@ -750,11 +750,11 @@ def test_damaged_sound_costs_no_frame_and_is_said(tmp_path):
         data[packet.pos + 20 : packet.pos + packet.size] = bytes(packet.size - 20)
     path.write_bytes(data)
     with open_reader(path) as reader:
-        reader.decoded_streams = [reader.other_streams[0].index]
+        reader.side_streams.decoded = [reader.other_streams[0].index]
         frames = list(reader)
     assert len(frames) == 50
     assert reader.damage and all(": audio is damaged at " in line for line in reader.damage)
-    assert reader.queue
+    assert reader.side_streams.queue
 
 
 def test_sound_that_is_cut_short_costs_no_frame(tmp_path):

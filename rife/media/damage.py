@@ -1,5 +1,6 @@
 """Where a video file is damaged or cut short, told from clips that only stand still for a while."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +60,7 @@ class Evidence:
         self._is_contiguous = format_name in _CONTIGUOUS
         self._density = density
         self.file_end = begin  # where the packets so far end, bytes
+        self.last_shown = -math.inf  # when the last frame that was decoded is shown, seconds
         self._marks: list[_Mark] = []
         self._silences: dict[int, list[tuple[float, float]]] = {}  # by stream
 
@@ -77,6 +79,10 @@ class Evidence:
         if skipped and self._density:
             longest = skipped / (_LEAST_DENSITY * self._density)
         self._marks.append(_Mark(start, end, is_certain, longest))
+
+    def mark_certain(self) -> None:
+        """Note damage after the last decoded frame that is known without a gap in the picture."""
+        self.mark(self.last_shown, self.last_shown, is_certain=True)
 
     def add_silence(self, stream: int, start: float, end: float) -> None:
         """Note a gap in a stream of sound, seconds."""

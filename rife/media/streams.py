@@ -1,6 +1,7 @@
 """What reading and writing need to know of FFmpeg's containers and streams."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
@@ -21,6 +22,37 @@ _FILE_TAGS = {
 #: What frames carry beside the picture: what some encoders keep, and what none does.
 KEPT_SIDE_DATA = ["MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL"]
 LOST_SIDE_DATA = ["DYNAMIC_HDR_PLUS", "DOVI_METADATA", "DYNAMIC_HDR_VIVID", "STEREO3D", "SPHERICAL"]
+
+
+@dataclass(frozen=True)
+class PacketTimes:
+    """The times of a packet.
+
+    Attributes:
+        decoded: When it is decoded, seconds; None: not stated.
+        shown: When it is shown or played, seconds; when it is decoded where that is not stated.
+        length: Seconds for which it is shown or played; 0: not stated.
+    """
+
+    decoded: float | None
+    shown: float | None
+    length: float
+
+    @classmethod
+    def of(cls, packet: av.Packet) -> "PacketTimes":
+        base = packet.time_base
+        decoded = None if packet.dts is None else float(packet.dts * base)
+        shown = decoded if packet.pts is None else float(packet.pts * base)
+        return cls(decoded, shown, float((packet.duration or 0) * base))
+
+    @property
+    def start(self) -> float:
+        """When it is shown or played; 0 if that is not stated."""
+        return 0.0 if self.shown is None else self.shown
+
+    @property
+    def end(self) -> float:
+        return self.start + self.length
 
 
 def file_url(path: Path) -> str:

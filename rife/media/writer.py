@@ -99,8 +99,8 @@ class VideoWriter(Writer):
             self._output = _Output(file_url(path), self._kind, settings, parts)
         if self._source:
             streams = [part for part, _ in self._output.tracks if part.stream is not None]
-            self._source.decoded_streams = {p.stream for p in streams if p.is_decoded}
-            self._source.copied_streams = {p.stream for p in streams if not p.is_decoded}
+            self._source.side_streams.decoded = {p.stream for p in streams if p.is_decoded}
+            self._source.side_streams.copied = {p.stream for p in streams if not p.is_decoded}
 
     def _errors(self) -> contextlib.AbstractContextManager[None]:
         return raise_file_errors("write", self._path, AV_ERRORS)
@@ -271,7 +271,7 @@ class VideoWriter(Writer):
 
     def _write_queued(self) -> None:
         """Write the sound and subtitles that were read since the last call."""
-        queue = self._source.queue if self._source else ()
+        queue = self._source.side_streams.queue if self._source else ()
         tracks = {part.stream: (part, track) for part, track in self._output.tracks}
         while queue:
             index, item = queue.popleft()
