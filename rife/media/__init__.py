@@ -7,9 +7,10 @@ from fractions import Fraction
 from pathlib import Path
 
 from ..fileio import FileError, raise_file_errors
-from .animations import ANIMATIONS_READ, ANIMATIONS_WRITTEN, AnimationReader
+from .animation_writers import ANIMATIONS_WRITTEN
+from .animations import ANIMATIONS_READ, AnimationReader
 from .base import Edit, Reader, Writer
-from .encoders import CONTAINERS, Encoding
+from .encoders import FILE_FORMATS, Encoding
 from .folders import FolderReader, FolderWriter
 from .reader import VideoReader
 from .streams import describe
@@ -79,7 +80,7 @@ def create_writer(
     Raises FileError for an unknown suffix and for settings that don't go together.
     """
     path, suffix = Path(path), Path(path).suffix.lower()
-    if suffix in CONTAINERS and not path.is_dir():
+    if suffix in FILE_FORMATS and not path.is_dir():
         return VideoWriter(
             path, like, frame_rate, encoding,
             time_base=time_base, sound=sound, show_at=show_at,
@@ -92,7 +93,7 @@ def create_writer(
         return FolderWriter(path, like)
     if suffix in ANIMATIONS_WRITTEN:
         return ANIMATIONS_WRITTEN[suffix](path, like, frame_rate)
-    known = ", ".join([*CONTAINERS, *ANIMATIONS_WRITTEN])
+    known = ", ".join([*FILE_FORMATS, *ANIMATIONS_WRITTEN])
     raise FileError(f"Can't write {suffix or 'unnamed'} files; the name may end in {known}.")
 
 

@@ -31,16 +31,20 @@ class Encoding:
 
 
 @dataclass(frozen=True)
-class Container:
-    """What a kind of file is written with by default; encoders by FFmpeg's names, best first.
+class FileFormat:
+    """What a kind of file is written with by default. Encoders have FFmpeg's names, best first.
 
-    format: FFmpeg's name of it.
-    hdr, alpha: encoders for clips in HDR, and for those with transparency; none: as for others.
-    sound: the encoder for sound that can't be copied.
-    alpha_advice: how transparency can be kept.
+    Attributes:
+        muxer: FFmpeg's name of what writes the container.
+        video: Encoders for most clips.
+        sound: The encoder for sound that can't be copied.
+        alpha_advice: How transparency can be kept, for messages.
+        hdr: Encoders for clips in HDR; none: those for most clips.
+        alpha: Encoders for clips with transparency; none: those for most clips.
+        options: The container's.
     """
 
-    format: str
+    muxer: str
     video: tuple[str, ...]
     sound: str
     alpha_advice: str
@@ -54,14 +58,14 @@ _HEVC = ("libx265", "libx264")
 _OTHER_FILES = ".mov, .webm, .webp, .apng and .gif files keep it"
 # Arbitrary tags, such as ComfyUI's workflows, survive in MP4 with use_metadata_tags only.
 _MP4 = {"movflags": "+faststart+use_metadata_tags"}
-CONTAINERS = {
-    ".mp4": Container("mp4", _H264, "aac", _OTHER_FILES, _HEVC, options=_MP4),
-    ".m4v": Container("ipod", _H264, "aac", _OTHER_FILES, _HEVC, options=_MP4),
-    ".mov": Container(
+FILE_FORMATS = {
+    ".mp4": FileFormat("mp4", _H264, "aac", _OTHER_FILES, _HEVC, options=_MP4),
+    ".m4v": FileFormat("ipod", _H264, "aac", _OTHER_FILES, _HEVC, options=_MP4),
+    ".mov": FileFormat(
         "mov", _H264, "aac", "codec prores_ks or qtrle keeps it", _HEVC, ("prores_ks",), _MP4
     ),
-    ".mkv": Container("matroska", _H264, "aac", "codec ffv1 or libvpx-vp9 keeps it", _HEVC),
-    ".webm": Container(
+    ".mkv": FileFormat("matroska", _H264, "aac", "codec ffv1 or libvpx-vp9 keeps it", _HEVC),
+    ".webm": FileFormat(
         "webm", ("libvpx-vp9", "libsvtav1"), "libopus", "codec libvpx-vp9 keeps it",
         ("libsvtav1", "libvpx-vp9"),
     ),
@@ -121,7 +125,7 @@ class PixelTraits:
 
 
 def choose_encoders(
-    container: Container, source_format: str, is_hdr: bool, encoding: Encoding
+    file_format: FileFormat, source_format: str, is_hdr: bool, encoding: Encoding
 ) -> Iterator[tuple[str, str]]:
     """Yields encoders with a pixel format each, best first, for a clip in `source_format`.
 
@@ -134,9 +138,9 @@ def choose_encoders(
     """
     codec, pixel_format = encoding.codec, encoding.pixel_format
     source = PixelTraits.of(source_format)
-    names = (codec,) if codec else container.video
+    names = (codec,) if codec else file_format.video
     if not codec and not pixel_format:
-        names = (source.alpha and container.alpha) or (is_hdr and container.hdr) or names
+        names = (source.alpha and file_format.alpha) or (is_hdr and file_format.hdr) or names
     there = []
     for name in names:
         with contextlib.nullcontext() if codec else contextlib.suppress(ValueError):
@@ -192,10 +196,10 @@ def roomier_format(encoder: str, source_format: str) -> str | None:
     return min(fitting)[-1] if fitting else None
 
 
-def check_encoder(name: str, container: Container, suffix: str) -> None:
+def check_encoder(name: str, file_format: FileFormat, suffix: str) -> None:
     """Raise FileError unless there is such an encoder, of video that the container takes."""
     usual = "libx264 libx265 libsvtav1 libvpx-vp9 prores_ks ffv1 h264_nvenc hevc_nvenc av1_nvenc"
-    with av.open(io.BytesIO(), "w", format=container.format) as trial:
+    with av.open(io.BytesIO(), "w", format=file_format.muxer) as trial:
         try:
             if av.Codec(name, "w").type == "video":
                 trial.add_stream(name)

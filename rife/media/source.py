@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 
 from ..fileio import FileError
-from .streams import AV_ERRORS, codec_name, disposition, file_url
+from .streams import AV_ERRORS, codec_name, file_url, is_cover
 from .timestamps import MAY_JUMP, FrameTimes
 
 # FFmpeg's VP8 and VP9 decoders ignore transparency; these don't.
@@ -117,7 +117,7 @@ def open_container(path: Path) -> av.container.InputContainer:
 
 
 def _choose_video_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
-    videos = [stream for stream in container.streams.video if not _is_cover(stream)]
+    videos = [stream for stream in container.streams.video if not is_cover(stream)]
     for stream in videos:
         if stream.codec_context is not None:
             return stream
@@ -132,12 +132,8 @@ def _choose_video_stream(container: av.container.InputContainer, path: Path) -> 
     raise FileError(f"{path} holds no video, only {kinds or 'nothing'}.")
 
 
-def _is_cover(stream: av.stream.Stream) -> bool:
-    return bool(disposition(stream) & av.stream.Disposition.attached_pic.value)
-
-
 def _kind(stream: av.stream.Stream) -> str:
-    return "a cover picture" if _is_cover(stream) else stream.type
+    return "a cover picture" if is_cover(stream) else stream.type
 
 
 def _create_decoder(stream: av.VideoStream) -> av.VideoCodecContext:

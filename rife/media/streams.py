@@ -94,3 +94,8 @@ def summarize(container: av.container.InputContainer) -> str:
 def disposition(stream: av.stream.Stream) -> int:
     """PyAV gives a Flag or a plain number, depending on its version."""
     return int(getattr(stream.disposition, "value", stream.disposition))
+
+
+def is_cover(stream: av.stream.Stream) -> bool:
+    """Whether a video stream is a still picture that stands for the file."""
+    return bool(disposition(stream) & av.stream.Disposition.attached_pic.value)
