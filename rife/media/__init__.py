@@ -1,5 +1,8 @@
 """Clips on disk: videos with their sound (PyAV), animated pictures and folders of images (Pillow).
-The kind follows from the name."""
+
+`open_reader` and `create_writer` choose by the name; what they return is a `Reader`, an iterable of
+`Frame`s, and a `Writer`, which takes frames.
+"""
 
 import logging
 from collections.abc import Callable
@@ -29,11 +32,16 @@ def open_reader(
 ) -> Reader:
     """Open a video file, an animated GIF, WebP or PNG, or a folder of images.
 
-    frame_rate: of a folder, which has none of its own; frames per second.
-    start, duration: the part of a video file to read, in seconds (see VideoReader).
-    interlaced: "deinterlace" makes interlaced video progressive, "keep" leaves it as it is.
-    edit: what is done to each image first, such as a crop.
-    Raises FileError if there is nothing readable at `path`, or no frame in that part.
+    Args:
+        path: The file or folder.
+        frame_rate: Of a folder, which has none of its own; frames a second.
+        start: When the part of a video file to read begins, seconds (see `VideoReader`).
+        duration: Seconds that this part lasts; None: to the file's end.
+        interlaced: "deinterlace" makes interlaced video progressive, "keep" leaves it as it is.
+        edit: What is done to each image first, such as a crop.
+
+    Raises:
+        FileError: There is nothing readable at `path`, or no frame in that part.
     """
     reader = _open_reader(Path(path), frame_rate, start, duration, interlaced)
     if edit:
@@ -71,13 +79,22 @@ def create_writer(
     sound: bool = True,
     show_at: Callable[[Fraction], Fraction] | None = None,
 ) -> Writer:
-    """Start an output whose kind follows from `path`: an existing folder is filled with numbered
-    PNG images, .gif, .webp and .apng become animations, anything else is video (see VideoWriter).
+    """Start an output whose kind follows from `path`.
 
-    like: the reader of the input; size, transparency, colours, sound and tags are taken from it.
-    frame_rate: frames per second, on average.
-    encoding, time_base, sound, show_at: of video alone, see VideoWriter.
-    Raises FileError for an unknown suffix and for settings that don't go together.
+    An existing folder is filled with numbered PNG images; .gif, .webp and .apng become animations;
+    other files are videos (see `VideoWriter`).
+
+    Args:
+        path: The file, or an existing folder.
+        like: The input's reader; size, transparency, colours, sound and tags are taken from it.
+        frame_rate: Frames a second, on average.
+        encoding: Of a video: quality, encoder and pixel format.
+        time_base: Of a video: see `VideoWriter`.
+        sound: Of a video: whether to keep sound and subtitles.
+        show_at: Of a video: see `VideoWriter`.
+
+    Raises:
+        FileError: The suffix is unknown, or settings don't go together.
     """
     path, suffix = Path(path), Path(path).suffix.lower()
     if suffix in FILE_FORMATS and not path.is_dir():
@@ -88,7 +105,7 @@ def create_writer(
     if encoding.codec or encoding.pixel_format:
         raise FileError(f"A codec and pixel format can be chosen for video only, not for {path}.")
     if isinstance(like, VideoReader):
-        _say_what_pictures_lose(suffix or "A folder", like, sound)
+        _warn_of_what_pictures_lose(suffix or "A folder", like, sound)
     if path.is_dir():
         return FolderWriter(path, like)
     if suffix in ANIMATIONS_WRITTEN:
@@ -97,7 +114,7 @@ def create_writer(
     raise FileError(f"Can't write {suffix or 'unnamed'} files; the name may end in {known}.")
 
 
-def _say_what_pictures_lose(kind: str, like: VideoReader, sound: bool) -> None:
+def _warn_of_what_pictures_lose(kind: str, like: VideoReader, sound: bool) -> None:
     others = [describe(stream) for stream in like.other_streams] if sound else []
     if others:
         logger.warning("%s holds pictures alone; left out: %s.", kind, ", ".join(others))

@@ -24,7 +24,7 @@ from PIL import GifImagePlugin, Image
 
 from ..fileio import FileError, raise_file_errors
 from .base import Reader, Writer
-from .pictures import PILLOW_ERRORS, png_chunk, to_picture
+from .pictures import PILLOW_ERRORS, PNG_SIGNATURE, png_chunk, to_picture
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ class ApngWriter(_AnimationWriter):
 
     def _header(self, first: Image.Image) -> bytes:
         chunks = dict(_png_chunks(first, self._like.icc_profile))
-        header = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", chunks[b"IHDR"])
+        header = PNG_SIGNATURE + png_chunk(b"IHDR", chunks[b"IHDR"])
         self._control_position = len(header)
         header += self._control_chunk()
         if b"iCCP" in chunks:
@@ -242,7 +242,7 @@ def _png_chunks(
     """Kind and content of the chunks of `image` as a PNG."""
     encoded = io.BytesIO()
     image.save(encoded, "PNG", compress_level=4, icc_profile=icc_profile)
-    data, position = encoded.getvalue(), 8
+    data, position = encoded.getvalue(), len(PNG_SIGNATURE)
     while position < len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
         yield kind, data[position + 8 : position + 8 + length]

@@ -13,33 +13,45 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-#: What is done to a frame's image, (H, W, C), such as a crop; all frames come out in one size.
+#: Changes a frame's image, (H, W, C) -> (h, w, C), as a crop does; h and w are all frames' alike.
 Edit = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class ClipInfo:
-    """What is known of a clip before its frames are read."""
+    """What is known of a clip before its frames are read.
+
+    Attributes:
+        path: The clip's file or folder.
+        width: Of frames as they are displayed, pixels.
+        height: Of frames as they are displayed, pixels.
+        frame_rate: Frames a second, on average; None: not known.
+        frame_count: An estimate, for progress bars; None: not known.
+        has_alpha: Whether frames have 4 channels.
+        time_base: Seconds of which all frame times are multiples.
+        is_deep: Whether frames are float32, as the source has more than 8 bits a channel.
+    """
 
     path: Path
-    width: int  # pixels, the way up in which the clip is shown
+    width: int
     height: int
-    frame_rate: Fraction | None  # average, frames per second
-    frame_count: int | None  # an estimate, for progress bars
-    has_alpha: bool  # frames have 4 channels
-    time_base: Fraction  # seconds; the grid on which frame times lie
-    is_deep: bool = False  # frames are float32, as the source has more than 8 bits a channel
+    frame_rate: Fraction | None
+    frame_count: int | None
+    has_alpha: bool
+    time_base: Fraction
+    is_deep: bool = False
 
 
 @dataclass(frozen=True)
 class Frame:
     """One picture of a clip.
 
-    image: (H, W, 3 or 4), uint8, or float32 in [0, 1] where the source is deeper than 8 bits.
-    time: exact seconds from the clip's first frame.
-    duration: seconds on screen, as far as the source says.
-    follows_gap: whether frames are missing before this one, so that nothing is to be made between
-        it and the frame before.
+    Attributes:
+        image: (H, W, 3 or 4), uint8, or float32 in [0, 1] where the source has more than 8 bits.
+        time: Seconds from the clip's first frame, exact.
+        duration: Seconds on screen, as far as the source tells.
+        follows_gap: Whether frames are missing before this one, so that none is to be interpolated
+            between it and the frame before.
     """
 
     image: torch.Tensor
@@ -49,29 +61,34 @@ class Frame:
 
 
 class Reader(ABC):
-    """A clip as an iterable of frames, to be gone through once; a context manager.
+    """A clip as an iterable of frames, which can be iterated once; a context manager.
 
-    Only the thread that iterates touches the file. An iterator that isn't run to its end is closed
+    Only the thread that iterates touches the file. An iterator that isn't exhausted must be closed
     before the reader is.
+
+    Attributes:
+        info: What is known of the clip beforehand.
+        icc_profile: Of its colours, if its files have one.
+        plays: How many times an animation is shown; 0: without end.
+        damage: What of the clip is damaged or missing, a line each, as far as it has been read.
     """
 
     info: ClipInfo
     icc_profile: bytes | None = None
-    plays: int = 0  # times an animation is shown; 0: for ever
+    plays: int = 0
 
     _edit: Edit | None = None
 
     def __init__(self) -> None:
-        #: What of the clip is damaged or missing, a line each, as far as it has been read.
         self.damage: list[str] = []
 
     def report_damage(self, text: str) -> None:
-        """Say that a part of the clip is damaged or missing, and go on without it."""
+        """Note and log that something of the clip is damaged or missing."""
         self.damage.append(text)
         logger.warning("%s", text)
 
     def apply(self, edit: Edit) -> None:
-        """Have every frame edited before it is given."""
+        """Edit every frame's image from now on; `info` has the size that comes out."""
         info = self.info
         height, width, _ = edit(torch.zeros(info.height, info.width, 3 + info.has_alpha)).shape
         self._edit, self.info = edit, replace(info, width=width, height=height)
@@ -95,26 +112,32 @@ class Reader(ABC):
 
 
 class Writer(ABC):
-    """Takes frames in order of time. As a context manager it closes the output at the end of
-    the block, or discards it when the block raises.
+    """Takes frames in order of time.
+
+    A context manager: closes the output at the end of the block, or discards it if the block
+    raises.
     """
 
     @abstractmethod
     def write(self, image: torch.Tensor, time: Fraction, duration: Fraction | None = None) -> None:
         """Add one frame.
 
-        image: (H, W, 3 or 4) uint8, or floating point in [0, 1].
-        time: seconds from the clip's first frame, later than the frame before.
-        duration: seconds on screen if no frame follows (None: 1 / frame rate).
+        Args:
+            image: (H, W, 3 or 4), uint8 or floating point in [0, 1].
+            time: Seconds from the clip's first frame, more than the frame's before.
+            duration: Seconds on screen if no frame follows; None: 1 / frame rate.
+
+        Raises:
+            FileError: The output can't be written.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Finish the output: it is whole when this returns without an error."""
+        """Finish the output, which is whole if this returns without an error."""
 
     @abstractmethod
     def discard(self) -> None:
-        """Let go of the output unfinished, as fast as possible and without an error."""
+        """Close the output unfinished, as fast as possible and without an error."""
 
     def __enter__(self) -> "Writer":
         return self
@@ -135,7 +158,7 @@ class Writer(ABC):
 
 
 def to_uint8(image: torch.Tensor) -> torch.Tensor:
-    """The frame on the CPU as uint8, rounded to the nearest value. Shape unchanged."""
+    """The image on the CPU as uint8, rounded to the nearest value; of the same shape."""
     if image.dtype != torch.uint8:
         image = image.float().clamp(0, 1).mul(255).round_().to(torch.uint8)
     return image.cpu().contiguous()

@@ -26,16 +26,25 @@ _MATRICES = {
 
 @dataclass(frozen=True)
 class Colors:
-    """A clip's colour tags, in FFmpeg's numbers, and how its YUV relates to RGB."""
+    """A clip's colour tags, in FFmpeg's numbers, and how its YUV relates to RGB.
+
+    Attributes:
+        space: AVColorSpace.
+        range: AVColorRange.
+        primaries: AVColorPrimaries.
+        transfer: AVColorTransferCharacteristic.
+        matrix: swscale's name of the matrix; a guess where the clip has no tag.
+    """
 
     space: int
     range: int
     primaries: int
     transfer: int
-    matrix: str  # swscale's name; a guess where the clip doesn't say
+    matrix: str
 
     @classmethod
     def of(cls, frame: av.VideoFrame, context: av.VideoCodecContext) -> "Colors":
+        """Those of a frame and its decoder."""
         # Untagged high-definition video is shown as BT.709 by players, and the rest as BT.601.
         guess = "bt709" if frame.width >= 1280 or frame.height > 576 else "bt601"
         full = frame.color_range == _FULL or frame.format.name.startswith("yuvj")
@@ -49,10 +58,11 @@ class Colors:
 
     @property
     def is_hdr(self) -> bool:
+        """Whether the transfer is PQ or HLG."""
         return self.transfer in (_PQ, _HLG)
 
     def stored_as(self, pixel_format: str) -> "Colors":
-        """The colours of a copy in another pixel format: tags that say how it is converted."""
+        """The colours of a copy in another pixel format; its tags say how it is converted."""
         target = av.VideoFormat(pixel_format, 2, 2)
         if target.is_rgb:
             return replace(self, space=_RGB, range=_FULL)
@@ -89,8 +99,13 @@ class Colors:
     def converter(
         self, size: tuple[int, int], source: str, target: str
     ) -> Callable[[av.VideoFrame], av.VideoFrame]:
-        """A function that converts frames between pixel formats, one of which is RGB and the other
-        in these colours.
+        """Create a function that converts frames between two pixel formats, one of which is RGB and
+        the other in these colours.
+
+        Args:
+            size: Width and height of the frames.
+            source: FFmpeg's name of the pixel format to convert from.
+            target: FFmpeg's name of the pixel format to convert to.
         """
         width, height = size
         graph = av.filter.Graph()
@@ -99,8 +114,8 @@ class Colors:
                 width=width, height=height, format=av.VideoFormat(source), time_base=Fraction(1)
             )
         ]
-        steps = [*self._steps(source, target), ("buffersink", None)]
-        nodes += [graph.add(name, options) for name, options in steps]
+        filters = [*self._filters(source, target), ("buffersink", None)]
+        nodes += [graph.add(name, options) for name, options in filters]
         graph.link_nodes(*nodes).configure()
 
         def convert(frame: av.VideoFrame) -> av.VideoFrame:
@@ -113,28 +128,34 @@ class Colors:
 
         return convert
 
-    def _steps(self, source: str, target: str) -> list[tuple[str, str]]:
+    def _filters(self, source: str, target: str) -> list[tuple[str, str]]:
         """The filters of a conversion, with their options."""
         format = av.VideoFormat(target, 2, 2)
         if self.range == _FULL and not format.is_rgb and len(format.components) >= 3:
-            # FFmpeg 8 makes full-range chroma half a level too low. Limited range it makes right,
-            # so that is stretched here, in 16 bits.
+            # FFmpeg 8 makes full-range chroma half a level too low, but limited range right. So
+            # limited range is made and stretched here, in 16 bits.
             limited = replace(self, range=_LIMITED)
             between = _deepest(format)
             luma, chroma = (
-                _stretched(format.components[0].bits, steps, zero)
+                _stretch_expression(format.components[0].bits, steps, zero)
                 for steps, zero in ((219, 16), (224, 128))
             )
             return [
-                *limited._steps(source, between),
+                *limited._filters(source, between),
                 ("lutyuv", f"y={luma}:u={chroma}:v={chroma}"),
-                ("scale", ":".join([_SCALING, "sws_dither=none", *self._sides(between, target)])),
+                (
+                    "scale",
+                    ":".join([_SCALING, "sws_dither=none", *self._scale_options(between, target)]),
+                ),
                 ("format", target),
             ]
-        return [("scale", ":".join([_SCALING, *self._sides(source, target)])), ("format", target)]
+        return [
+            ("scale", ":".join([_SCALING, *self._scale_options(source, target)])),
+            ("format", target),
+        ]
 
-    def _sides(self, source: str, target: str) -> list[str]:
-        """The options of the scale filter that tell what both sides are."""
+    def _scale_options(self, source: str, target: str) -> list[str]:
+        """The options of the scale filter that tell what its input and its output are."""
         options = []
         for side, name in ("in", source), ("out", target):
             format = av.VideoFormat(name, 2, 2)
@@ -156,10 +177,13 @@ def _deepest(format: av.VideoFormat) -> str:
     return f"yuv{alpha}{chroma}p16le"
 
 
-def _stretched(bits: int, steps: int, zero: int) -> str:
-    """For lutyuv: a 16-bit value in limited range as one in full range, rounded to `bits`.
+def _stretch_expression(bits: int, steps: int, zero: int) -> str:
+    """An expression for lutyuv: a 16-bit value in limited range as one in full range.
 
-    steps, zero: how many steps the limited range has, and where it is 0, in 8 bits.
+    Args:
+        bits: To which the result is rounded; it stays in 16.
+        steps: How many steps the limited range has in 8 bits.
+        zero: Where the limited range has its 0 in 8 bits.
     """
     top = 2**bits - 1
     middle = 0 if zero == 16 else 2 ** (bits - 1)
@@ -167,5 +191,5 @@ def _stretched(bits: int, steps: int, zero: int) -> str:
     return f"clip({value}\\,0\\,{top})*{1 << (16 - bits)}"
 
 
-# For pictures, which come without YUV: what every player understands.
+#: For pictures, which come without YUV: what every player understands.
 SCREEN = Colors(space=_BT709, range=_LIMITED, primaries=1, transfer=1, matrix="bt709")

@@ -58,7 +58,7 @@ class FrameDecoder:
                 continue
             latest.append(packet)
             is_key_sent = is_key_sent or packet.is_keyframe
-            if packet.pts is not None and not times.are_made_up:
+            if packet.pts is not None and not times.are_derived:
                 self.durations[packet.pts] = packet.duration or 0
                 if not is_key_sent:
                     self.first_shown = min(self.first_shown, packet.pts)

@@ -1,4 +1,4 @@
-"""Frames made progressive, where they are interlaced."""
+"""Interlaced frames become progressive ones."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -12,10 +12,10 @@ _TOP_FIRST, _BOTTOM_FIRST = {2, 5}, {3, 4}
 
 
 def field_parity(context: av.VideoCodecContext) -> str | None:
-    """The field order that the container tells, for codecs whose frames tell none themselves.
+    """The field order that the container states, for codecs whose frames don't.
 
     Returns:
-        "tff" or "bff"; None where frames are progressive or know better.
+        "tff" (top field first) or "bff"; None where frames are progressive or state it themselves.
     """
     if not getattr(context.codec, "intra_only", False):
         return None
@@ -24,22 +24,24 @@ def field_parity(context: av.VideoCodecContext) -> str | None:
 
 
 def is_interlaced(frame: av.VideoFrame, parity: str | None) -> bool:
+    """Whether a frame is interlaced and high enough for the filter; parity: see `field_parity`."""
     return (frame.interlaced_frame or bool(parity)) and frame.height >= _LEAST_HEIGHT
 
 
-def deinterlaced(frames: Iterable[av.VideoFrame], parity: str | None) -> Iterator[av.VideoFrame]:
-    """As many frames at the same times, made progressive by FFmpeg's bwdif.
+def deinterlace(frames: Iterable[av.VideoFrame], parity: str | None) -> Iterator[av.VideoFrame]:
+    """Make frames progressive by FFmpeg's bwdif; their number and their times stay.
 
-    Up to the first interlaced frame they go through untouched. From then on each waits for the next
+    Up to the first interlaced frame they pass untouched. From then on each waits for the next
     one; progressive ones among them stay as they are.
 
     Args:
-        parity: see `field_parity`.
+        frames: In order of time.
+        parity: See `field_parity`.
     """
-    graph, kind = None, None
+    graph, graph_input = None, None
     times: deque[tuple[int, object]] = deque()  # the filter counts in another time base
 
-    def pulled() -> Iterator[av.VideoFrame]:
+    def pull_frames() -> Iterator[av.VideoFrame]:
         while graph is not None:
             try:
                 frame = graph.pull()
@@ -52,21 +54,21 @@ def deinterlaced(frames: Iterable[av.VideoFrame], parity: str | None) -> Iterato
         if graph is None and not is_interlaced(frame, parity):
             yield frame
             continue
-        if kind != (frame.format.name, frame.width, frame.height):
-            kind = frame.format.name, frame.width, frame.height
+        if graph_input != (frame.format.name, frame.width, frame.height):
+            graph_input = frame.format.name, frame.width, frame.height
             if graph is not None:
                 graph.push(None)
-                yield from pulled()
-            graph = _graph(frame, parity)
+                yield from pull_frames()
+            graph = _create_graph(frame, parity)
         times.append((frame.pts, frame.time_base))
         graph.push(frame)
-        yield from pulled()
+        yield from pull_frames()
     if graph is not None:
         graph.push(None)
-        yield from pulled()
+        yield from pull_frames()
 
 
-def _graph(frame: av.VideoFrame, parity: str | None) -> av.filter.Graph:
+def _create_graph(frame: av.VideoFrame, parity: str | None) -> av.filter.Graph:
     graph = av.filter.Graph()
     source = graph.add_buffer(
         width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base

@@ -80,7 +80,7 @@ class PacketReader:
         clock = SteadyClock(source.container.format.flags, source.stream.index)
         last_decoded, is_over = -math.inf, False
         waiting: av.Packet | None = None
-        for packet in clock.steady(self._packets):
+        for packet in clock.retime(self._packets):
             times = PacketTimes.of(packet)
             # Sound is stored near the picture that it belongs to.
             if is_over and times.decoded is not None and times.decoded > self._end + _SOUND_DELAY:
@@ -143,7 +143,7 @@ class PacketReader:
             yield packet
 
     def _note_skipped_bytes(self, packet: av.Packet) -> None:
-        skipped = self._evidence.skipped_bytes(packet.pos, packet.size)
+        skipped = self._evidence.count_skipped_bytes(packet.pos, packet.size)
         if skipped > self._skipped_bytes:
             self._skipped_bytes, self._before_skip = skipped, self._latest
             end = 0.0 if self._latest is None else PacketTimes.of(self._latest).end

@@ -70,12 +70,12 @@ FILE_FORMATS = {
         ("libsvtav1", "libvpx-vp9"),
     ),
 }  # fmt: skip
-# They keep what the input has; all others are for players, which want 4:2:0.
+# Encoders for editing keep what the input has; all others are for players, which want 4:2:0.
 _FOR_EDITING = {
     "apng", "dnxhd", "ffv1", "ffvhuff", "huffyuv", "magicyuv", "png", "prores", "prores_aw",
     "prores_ks", "qtrle", "rawvideo", "utvideo", "v210",
 }  # fmt: skip
-# Encoder -> its option for quality, and the largest value.
+# Encoder -> its option for quality, and that option's largest value.
 _QUALITY = {
     "libx264": ("crf", 51), "libx264rgb": ("crf", 51), "libx265": ("crf", 51),
     "libvpx": ("crf", 63), "libvpx-vp9": ("crf", 63), "libsvtav1": ("crf", 63),
@@ -84,27 +84,35 @@ _QUALITY = {
 }  # fmt: skip
 #: Encoder -> the largest denominator that its clock may have.
 LARGEST_DENOMINATOR = {"mpeg4": 65535, "libvpx": 10**9, "libvpx-vp9": 10**9}
-# Encoder -> its option for the light of HDR: the keys of mastering display and content light
-# level, and the steps in which the first counts chromaticity and luminance (None: real numbers).
+# Encoder -> how it is told of HDR's light: the option, its keys for mastering display and content
+# light level, and the units in which the first counts chromaticity and luminance (None: 1).
 _LIGHT = {
     "libx264": ("x264-params", "mastering-display", "cll", (50000, 10000)),
     "libx265": ("x265-params", "master-display", "max-cll", (50000, 10000)),
     "libsvtav1": ("svtav1-params", "mastering-display", "content-light", (None, None)),
 }
-_TRIES = 3  # pixel formats of an encoder: it may refuse one that it lists
+_MOST_PIXEL_FORMATS = 3  # that are tried of an encoder: it may refuse one that it lists
 
 
 @dataclass(frozen=True)
 class PixelTraits:
-    """What a pixel format can hold."""
+    """What a pixel format can hold.
 
-    bits: int  # of a colour channel
-    chroma: int  # colour samples in 16 pixels; 0: grey
+    Attributes:
+        bits: Of a colour channel.
+        chroma: Samples of each colour channel in 4 x 4 pixels; 0: grey.
+        alpha: Whether it has transparency.
+        rgb: Whether it is RGB, and not YUV.
+    """
+
+    bits: int
+    chroma: int
     alpha: bool
     rgb: bool
 
     @classmethod
     def of(cls, name: str) -> "PixelTraits":
+        """Those of the pixel format that FFmpeg knows by a name."""
         format = av.VideoFormat(name, 4, 4)
         colors = [component for component in format.components if not component.is_alpha]
         grey = len(colors) < 3 and not format.has_palette
@@ -116,7 +124,7 @@ class PixelTraits:
         )
 
     def shortfall(self, wanted: "PixelTraits") -> tuple[int, int, int]:
-        """By how much transparency, depth and resolution of colour are less than `wanted`."""
+        """By how much alpha, bits and chroma are less than `wanted`; 0: not less."""
         return (
             int(wanted.alpha and not self.alpha),
             max(0, wanted.bits - self.bits),
@@ -127,30 +135,35 @@ class PixelTraits:
 def choose_encoders(
     file_format: FileFormat, source_format: str, is_hdr: bool, encoding: Encoding
 ) -> Iterator[tuple[str, str]]:
-    """Yields encoders with a pixel format each, best first, for a clip in `source_format`.
+    """Find encoders for a clip, by FFmpeg's names.
 
     Args:
-        is_hdr: Whether more than 8 bits are needed, whatever players like.
+        file_format: The output's.
+        source_format: FFmpeg's name of the clip's pixel format.
+        is_hdr: Whether the clip needs more than 8 bits, whatever players like.
         encoding: What the user chose.
 
+    Yields:
+        An encoder and one of its pixel formats, best first.
+
     Raises:
-        FileError: The encoder has no such pixel format, or none of the usual ones is there.
+        FileError: The encoder has no such pixel format, or PyAV none of the usual encoders.
     """
     codec, pixel_format = encoding.codec, encoding.pixel_format
     source = PixelTraits.of(source_format)
     names = (codec,) if codec else file_format.video
     if not codec and not pixel_format:
         names = (source.alpha and file_format.alpha) or (is_hdr and file_format.hdr) or names
-    there = []
+    encoders = []
     for name in names:
         with contextlib.nullcontext() if codec else contextlib.suppress(ValueError):
-            there.append(av.Codec(name, "w"))
-    if not there:
+            encoders.append(av.Codec(name, "w"))
+    if not encoders:
         raise FileError(
             f"This build of PyAV has none of the encoders {', '.join(names)}; "
             "install PyAV from PyPI (pip install av), or choose another codec."
         )
-    for encoder in there:
+    for encoder in encoders:
         known = [format.name for format in encoder.video_formats or ()]
         if pixel_format and known and pixel_format not in known:
             raise FileError(
@@ -159,12 +172,21 @@ def choose_encoders(
         if pixel_format or not known:
             yield encoder.name, pixel_format or "yuv420p"
         else:
-            for name in rank_formats(encoder.name, known, source_format, is_hdr)[:_TRIES]:
+            for name in rank_formats(encoder.name, known, source_format, is_hdr)[
+                :_MOST_PIXEL_FORMATS
+            ]:
                 yield encoder.name, name
 
 
 def rank_formats(encoder: str, known: list[str], source_format: str, is_hdr: bool) -> list[str]:
-    """The pixel formats `known` to an encoder, the one that suits the clip best first."""
+    """Sort the pixel formats of an encoder, the one that suits the clip best first.
+
+    Args:
+        encoder: FFmpeg's name.
+        known: The encoder's pixel formats.
+        source_format: The clip's pixel format.
+        is_hdr: Whether the clip needs more than 8 bits, whatever players like.
+    """
     wanted = PixelTraits.of(source_format)
     if encoder not in _FOR_EDITING:
         bits = 10 if is_hdr else 8
@@ -181,7 +203,7 @@ def rank_formats(encoder: str, known: list[str], source_format: str, is_hdr: boo
 
 
 def _has_usual_alpha(encoder: str) -> bool:
-    """x265 writes transparency that next to no player knows of."""
+    """Whether players know the transparency that an encoder writes; x265's, next to none does."""
     return "265" not in encoder and "hevc" not in encoder
 
 
@@ -218,6 +240,7 @@ def encoder_options(
     """An encoder's options.
 
     Args:
+        encoder: FFmpeg's name.
         crf: Quality; lower is better. Encoders without such a setting do without.
         mastering: FFmpeg's AVMasteringDisplayMetadata.
         light: FFmpeg's AVContentLightMetadata.

@@ -26,7 +26,7 @@ from .pictures import (
 
 logger = logging.getLogger(__name__)
 
-# What whole files end with, or almost.
+# Format -> what whole files end with, or almost.
 _ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
 
 
@@ -36,29 +36,31 @@ class FolderReader(Reader):
 
     Several sequences of names are read one after the other; warnings say so, and which numbers are
     missing. Frames are uint8 RGB, float32 if any image has 16 bits, and RGBA if any has
-    transparency; EXIF orientation is applied.
+    transparency; EXIF orientation is applied. What turns out to be damaged after the first frame is
+    left out and reported as damage.
 
-    Raises FileError if there is no image, if sizes differ, or if an image can't be read. What turns
-    out to be damaged after the first frame was given is left out, as damage.
+    Args:
+        path: The folder.
+        frame_rate: Frames a second.
+
+    Raises:
+        FileError: There is no image, sizes differ, or an image can't be read.
     """
 
     def __init__(self, path: Path, frame_rate: Fraction):
         super().__init__()
-        with raise_file_errors("read", path):
-            images = [
-                file
-                for file in path.iterdir()
-                if file.suffix.lower() in IMAGE_SUFFIXES
-                and not file.name.startswith(".")
-                and not file.is_dir()
-            ]
-        if not images:
-            raise FileError(f"The folder {path} holds no images ({', '.join(IMAGE_SUFFIXES)}).")
-        sequences, notes = order_images(images)
+        sequences, notes = order_images(_list_images(path))
         for note in notes:
             logger.warning("%s: %s", path, note)
         self._files = [file for sequence in sequences for file in sequence.files]
         self._sequence_starts = {sequence.files[0] for sequence in sequences[1:]}
+        size, has_alpha, is_deep = self._inspect_images(path)
+        rate = Fraction(frame_rate)
+        self.info = ClipInfo(path, *size, rate, len(self._files), has_alpha, 1 / rate, is_deep)
+
+    def _inspect_images(self, path: Path) -> tuple[tuple[int, int], bool, bool]:
+        """The size of all images, whether any has transparency, and whether any has 16 bits; mostly
+        without decoding them. Warns of what will be lost."""
         size, has_alpha, is_deep = None, False, False
         losses: dict[str, list[str]] = defaultdict(list)
         for file in self._files:
@@ -81,8 +83,7 @@ class FolderReader(Reader):
         for loss, names in losses.items():
             more = f", like {len(names) - 1} more," if len(names) > 1 else ""
             logger.warning("%s: %s%s %s.", path, names[0], more, loss)
-        rate = Fraction(frame_rate)
-        self.info = ClipInfo(path, *size, rate, len(self._files), has_alpha, 1 / rate, is_deep)
+        return size, has_alpha, is_deep
 
     def _read_frames(self) -> Generator[Frame, None, None]:
         period = 1 / self.info.frame_rate
@@ -108,6 +109,10 @@ class FolderWriter(Writer):
     """Fills an existing folder with 00000001.png, 00000002.png ...: lossless images of 8 bits, or
     16 if the input has more than 8, each with the ICC profile or sRGB mark of the input's images.
     Times are not kept, which a warning says if they are uneven.
+
+    Args:
+        path: The folder.
+        like: The input.
     """
 
     def __init__(self, path: Path, like: Reader):
@@ -138,8 +143,22 @@ class FolderWriter(Writer):
         pass
 
 
+def _list_images(path: Path) -> list[Path]:
+    with raise_file_errors("read", path):
+        images = [
+            file
+            for file in path.iterdir()
+            if file.suffix.lower() in IMAGE_SUFFIXES
+            and not file.name.startswith(".")
+            and not file.is_dir()
+        ]
+    if not images:
+        raise FileError(f"The folder {path} holds no images ({', '.join(IMAGE_SUFFIXES)}).")
+    return images
+
+
 def _refuse_broken(file: Path, image: Image.Image) -> None:
-    """Raise for what can't be read, before any work is done, mostly without decoding it."""
+    """Raise an error if an image can't be read, mostly without decoding it."""
     if image.mode == "F" or ";32" in str(image.tile):
         raise FileError(f"{file} has 32 bits a channel; save it with 16 or 8 first.")
     end = _ENDS.get(image.format)
@@ -148,7 +167,7 @@ def _refuse_broken(file: Path, image: Image.Image) -> None:
 
 
 def _list_losses(image: Image.Image) -> Iterator[str]:
-    """What of an image isn't read, though it can be."""
+    """What of an image isn't read, though the rest is; ends of sentences."""
     if image.format in ("PNG", "WEBP", "TIFF") and getattr(image, "is_animated", False):
         yield "holds several pictures, of which only the first is read"
     if image.mode == "CMYK":

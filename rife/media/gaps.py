@@ -132,7 +132,7 @@ class GapReporter:
         source, stream = self._source, self._source.stream
         if source.may_jump or source.times.are_counted:
             return reached  # these tell nothing: FFmpeg takes their length from the last packets
-        if stream.duration and stream.frames and not source.times.are_made_up:
+        if stream.duration and stream.frames and not source.times.are_derived:
             if self._start <= 0 and self._packets.video_count >= stream.frames:
                 return reached
             return source.stated_video_end()

@@ -1,5 +1,5 @@
-"""Single pictures, through Pillow and, where they have 16 bits, FFmpeg: what folders and animations
-share."""
+"""Single pictures, which folders and animations consist of: read and written by Pillow, and with 16
+bits by FFmpeg and by hand."""
 
 import contextlib
 import struct
@@ -14,11 +14,13 @@ from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from ..fileio import FileError, raise_file_errors
 from .base import to_uint8
+from .conversion import Orientation
 from .streams import AV_ERRORS
 
-Chunks = Iterable[tuple[bytes, bytes]]  # kind and content
+#: Kind and content of each.
+Chunks = Iterable[tuple[bytes, bytes]]
 
-# What Pillow raises for damaged files, beside OSError.
+#: What Pillow raises for damaged files, beside OSError.
 PILLOW_ERRORS = (
     SyntaxError,
     ValueError,
@@ -27,21 +29,26 @@ PILLOW_ERRORS = (
     struct.error,
     Image.DecompressionBombError,
 )
-_ORIENTATION = 0x0112  # in EXIF data
-# Its values -> whether to transpose, then to flip rows and to flip columns.
-_TURNS = {
-    2: (False, False, True),
-    3: (False, True, True),
-    4: (False, True, False),
-    5: (True, False, False),
-    6: (True, False, True),
-    7: (True, True, True),
-    8: (True, True, False),
+_EXIF_ORIENTATION = 0x0112
+# Values of this EXIF tag -> what turns the picture.
+_ORIENTATIONS = {
+    2: Orientation(False, False, True),
+    3: Orientation(False, True, True),
+    4: Orientation(False, True, False),
+    5: Orientation(True, False, False),
+    6: Orientation(True, False, True),
+    7: Orientation(True, True, True),
+    8: Orientation(True, True, False),
 }
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def open_image(path: Path) -> Image.Image:
-    """Raises FileError if there is none."""
+    """Open an image without decoding it.
+
+    Raises:
+        FileError: The file is no image, or can't be read.
+    """
     with raise_file_errors("read", path, PILLOW_ERRORS):
         try:
             return Image.open(path)
@@ -52,6 +59,7 @@ def open_image(path: Path) -> Image.Image:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
+    """An open image; what goes wrong while it is becomes a FileError."""
     with raise_file_errors("read", path, PILLOW_ERRORS), open_image(path) as image:
         yield image
 
@@ -75,7 +83,7 @@ def read_image(path: Path, has_alpha: bool, is_deep: bool) -> torch.Tensor:
             return to_tensor(ImageOps.exif_transpose(image), has_alpha)
         if not has_16_bits(image):
             return to_tensor(ImageOps.exif_transpose(image), has_alpha).float() / 255
-        transpose, flip_rows, flip_columns = _turns(image)
+        orientation = _exif_orientation(image)
     # Pillow would make 8 bits of all but grey.
     with (
         raise_file_errors("read", path, AV_ERRORS),
@@ -86,9 +94,7 @@ def read_image(path: Path, has_alpha: bool, is_deep: bool) -> torch.Tensor:
         if frame is None:
             raise FileError(f"{path} holds no picture.")
         array = frame.to_ndarray(format="rgba64le" if has_alpha else "rgb48le")
-    array = array.transpose(1, 0, 2) if transpose else array
-    array = array[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
-    return torch.from_numpy(array.astype(np.float32) / 65535)
+    return torch.from_numpy(orientation.apply(array).astype(np.float32) / 65535)
 
 
 def has_16_bits(image: Image.Image) -> bool:
@@ -101,7 +107,7 @@ def shown_size(image: Image.Image) -> tuple[int, int]:
     size = image.size
     if image.format == "TIFF":  # some versions of Pillow turn the size before the image is loaded
         size = image.tag_v2[256], image.tag_v2[257]
-    return size[::-1] if _turns(image)[0] else size
+    return size[::-1] if _exif_orientation(image).transpose else size
 
 
 def rgb_profile(image: Image.Image) -> bytes | None:
@@ -110,21 +116,21 @@ def rgb_profile(image: Image.Image) -> bytes | None:
     return profile if profile[16:20] == b"RGB " else None
 
 
-def _turns(image: Image.Image) -> tuple[bool, bool, bool]:
+def _exif_orientation(image: Image.Image) -> Orientation:
     # Pillow decodes a whole PNG in search of EXIF data at its end.
     exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
-    return _TURNS.get(exif.get(_ORIENTATION), (False, False, False))
+    return _ORIENTATIONS.get(exif.get(_EXIF_ORIENTATION), Orientation())
 
 
-def to_tensor(image: Image.Image, alpha: bool) -> torch.Tensor:
-    """(H, W, 3 or 4) uint8."""
+def to_tensor(image: Image.Image, has_alpha: bool) -> torch.Tensor:
+    """The pixels, (H, W, 4 or 3) uint8, with or without alpha."""
     if image.mode.startswith("I"):  # 16 bits of grey; Pillow's own conversion clips them
         image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-    return torch.from_numpy(np.array(image.convert("RGBA" if alpha else "RGB")))
+    return torch.from_numpy(np.array(image.convert("RGBA" if has_alpha else "RGB")))
 
 
 def to_picture(image: torch.Tensor) -> Image.Image:
-    """image: (H, W, 3 or 4)."""
+    """A Pillow image of (H, W, 3 or 4), uint8 or floating point in [0, 1]."""
     return Image.fromarray(to_uint8(image).numpy())
 
 
@@ -133,18 +139,14 @@ def is_transparent(image: Image.Image) -> bool:
     return image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255
 
 
-def save_png8(
-    file: Path,
-    image: torch.Tensor,
-    icc_profile: bytes | None,
-    chunks: Iterable[tuple[bytes, bytes]],
-) -> None:
+def save_png8(file: Path, image: torch.Tensor, icc_profile: bytes | None, chunks: Chunks) -> None:
     """Write a PNG of 8 bits a channel.
 
     Args:
+        file: Where to.
         image: (H, W, 3 or 4), uint8 or floating point in [0, 1].
-        icc_profile: Of its colours.
-        chunks: What else is to be put before the pixels.
+        icc_profile: Of its colours; None: without.
+        chunks: What else is put before the pixels.
     """
     info = PngImagePlugin.PngInfo()
     for chunk in chunks:
@@ -152,12 +154,7 @@ def save_png8(
     to_picture(image).save(file, compress_level=4, icc_profile=icc_profile, pnginfo=info)
 
 
-def save_png16(
-    file: Path,
-    image: torch.Tensor,
-    icc_profile: bytes | None,
-    chunks: Iterable[tuple[bytes, bytes]],
-) -> None:
+def save_png16(file: Path, image: torch.Tensor, icc_profile: bytes | None, chunks: Chunks) -> None:
     """Write a PNG of 16 bits a channel, which Pillow can't; arguments as of `save_png8`."""
     height, width, channels = image.shape
     array = image.float().cpu().clamp(0, 1).mul(65535).round().numpy().astype(">u2")
@@ -166,7 +163,7 @@ def save_png16(
     rows = np.diff(rows, axis=0, prepend=np.zeros_like(rows[:1]))
     rows = np.pad(rows, ((0, 0), (1, 0)), constant_values=2)
     with file.open("wb") as stream:
-        stream.write(b"\x89PNG\r\n\x1a\n")
+        stream.write(PNG_SIGNATURE)
         colour_type = {3: 2, 4: 6}[channels]
         header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
         stream.write(png_chunk(b"IHDR", header))
@@ -179,5 +176,6 @@ def save_png16(
 
 
 def png_chunk(kind: bytes, content: bytes) -> bytes:
+    """A chunk as PNG files have it, with its length and its checksum."""
     check = zlib.crc32(kind + content)
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)

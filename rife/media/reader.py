@@ -20,7 +20,7 @@ from .base import ClipInfo, Frame, Reader
 from .conversion import FrameToImage
 from .damage import Evidence, find_packets, has_clean_end
 from .decoding import FrameDecoder
-from .deinterlace import deinterlaced, field_parity, is_interlaced
+from .deinterlace import deinterlace, field_parity, is_interlaced
 from .demuxing import PacketReader, skip_to_key_frame
 from .gaps import GapReporter
 from .side_streams import SideStreams
@@ -209,7 +209,7 @@ class VideoReader(Reader):
             self._end_pts -= source.times.delay
         if seek_to is not None and not self._seek(seek_to):
             return None
-        if not source.times.are_made_up:
+        if not source.times.are_derived:
             self._packets.detect_missing_times()
             if source.times.are_counted and seek_to is not None:
                 return None
@@ -259,7 +259,7 @@ class VideoReader(Reader):
 
         parity = field_parity(source.stream.codec_context)
         frames = self._report_interlacing(decode_all(), parity)
-        return deinterlaced(frames, parity) if self._interlaced == "deinterlace" else frames
+        return deinterlace(frames, parity) if self._interlaced == "deinterlace" else frames
 
     def _report_interlacing(
         self, frames: Iterator[av.VideoFrame], parity: str | None

@@ -5,32 +5,34 @@ from fractions import Fraction
 
 from .base import ClipInfo
 
-_MOST = 2**31 - 1  # FFmpeg's fractions, and MP4's durations of frames, are of 32-bit numbers
+# The largest number in FFmpeg's fractions, and in MP4's durations of frames.
+_MOST = 2**31 - 1
 _LONGEST_FRAME = 600  # seconds that one frame may last, whatever the others do
 _FALLBACK = 90000  # steps a second: the clock of MPEG
 
 
 def representable_rate(rate: Fraction) -> Fraction:
-    """`rate`, or the nearest one that FFmpeg can name."""
+    """`rate`, or the nearest one that a fraction of FFmpeg's can hold; frames a second."""
     if rate.numerator <= _MOST and rate.denominator <= _MOST:
         return rate
     return rate.limit_denominator(max(1, int(_MOST // max(1, rate)) - 1))
 
 
 def natural_grid(info: ClipInfo, rate: Fraction) -> Fraction:
-    """The step, in seconds, that holds frames at `rate` and the input's frames and equal parts of
-    their distance: input times are seldom as even as their rate promises.
+    """The step, in seconds, of which the times of frames at `rate` are multiples, and those of the
+    input's frames and of equal parts between them: input times are seldom as even as their rate
+    promises.
     """
-    parts = info.time_base * info.frame_rate / rate if info.frame_rate else info.time_base
-    both = _common_step(1 / rate, parts)
-    return both if _fits(both, rate, _MOST) else parts
+    input_step = info.time_base * info.frame_rate / rate if info.frame_rate else info.time_base
+    step = _common_step(1 / rate, input_step)
+    return step if _fits(step, rate, _MOST) else input_step
 
 
 def fitting_grid(wanted: Fraction, rate: Fraction, most: int = _MOST) -> Fraction:
-    """`wanted`, if files can hold it, or else a step to which times can be rounded.
+    """`wanted`, if files can hold it, or else a step to which times can be rounded; seconds.
 
     Args:
-        wanted: Seconds, such as all times are multiples of.
+        wanted: A step of which all times are multiples.
         rate: Frames a second, on average.
         most: The largest denominator that the encoder takes.
     """

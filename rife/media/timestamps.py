@@ -1,4 +1,4 @@
-"""Times of packets and frames, put right where a file's clock jumps or tells nothing."""
+"""Times of packets and frames, corrected where a file's clock jumps or tells nothing."""
 
 import math
 from collections import defaultdict, deque
@@ -12,158 +12,177 @@ import av
 MAY_JUMP = 0x0200
 # Formats that hold a bare stream without times (AVFMT_NOTIMESTAMPS).
 _NO_TIMES = 0x0080
-# Formats that tell when a frame is decoded, but not when it is shown.
+# Formats that store when a frame is decoded, but not when it is shown.
 _DECODING_TIMES_ONLY = {"avi", "asf", "asf_o"}
-# A clock that goes back by more, or ahead by more, in seconds, was not one recording's; as FFmpeg's
-# own command line has it.
-_BACK, _AHEAD = 0.1, 10.0
+# A clock that goes back, or ahead, by more seconds has jumped; FFmpeg's command line has the same
+# limits.
+_MOST_BACK, _MOST_AHEAD = 0.1, 10.0
 # Sound whose clock jumped waits for the picture's to jump for so many seconds, and packets.
-_PATIENCE, _MOST_WAITING = 1.0, 500
+_LONGEST_WAIT, _MOST_WAITING = 1.0, 500
 
 
 @dataclass
-class _Track:
-    """One stream on the steady clock."""
+class _StreamState:
+    """Where a stream is on the steady clock.
 
-    piece: int = 0  # of the joined ones, that its packets come from
-    last: float | None = None  # decoding time of its last packet, seconds
-    next: float = -math.inf  # when its next packet is due
-    end: float = -math.inf  # when what it shows or plays ends
+    Attributes:
+        piece: Which of the joined recordings its packets come from.
+        last: When its last packet is decoded, seconds.
+        next: When its next packet should be decoded, seconds.
+        end: When what it shows or plays ends, seconds.
+    """
+
+    piece: int = 0
+    last: float | None = None
+    next: float = -math.inf
+    end: float = -math.inf
 
 
 class SteadyClock:
     """Puts the packets of a file on one clock that goes on evenly where the file's own jumps.
 
-    Pieces are joined where the picture goes on, and the sound of each stays with its picture: of
-    sounds that would overlap at a joint the second is left out.
+    The file's clock jumps where recordings, its pieces, were joined. Each piece goes on where the
+    picture of the one before ends, and its sound stays with its picture: sound that would overlap
+    with the piece before is left out.
 
     Args:
-        format_flags: of FFmpeg's container format.
-        video: index of the video stream.
+        format_flags: The flags of FFmpeg's container format.
+        video: Index of the video stream.
     """
 
     def __init__(self, format_flags: int, video: int):
-        self._ahead = _AHEAD if format_flags & MAY_JUMP else math.inf
+        self._most_ahead = _MOST_AHEAD if format_flags & MAY_JUMP else math.inf
         self._video = video
-        self._shifts = [0.0]  # seconds, by piece
-        self._tracks: defaultdict[int, _Track] = defaultdict(_Track)
+        self._shifts = [0.0]  # seconds by which each piece is shifted
+        self._states: defaultdict[int, _StreamState] = defaultdict(_StreamState)
 
-    def steady(self, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
-        """Yields the packets, their times on the steady clock."""
-        waiting: deque[av.Packet] = deque()  # sound that jumped before the picture did
+    def retime(self, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
+        """Yields the packets, which then have times on the steady clock."""
+        waiting: deque[av.Packet] = deque()  # sound whose clock jumped before the picture's did
         for packet in packets:
-            track = self._tracks[packet.stream.index]
+            state = self._states[packet.stream.index]
             if packet.stream.index == self._video:
-                if packet.dts is not None and not self._find_piece(packet, track):
-                    self._begin_piece(packet, track)
-                self._move(packet, track)
+                if packet.dts is not None and not self._find_piece(packet, state):
+                    self._begin_piece(packet, state)
+                self._move(packet, state)
                 yield packet
-            elif waiting or not self._fits(packet, track):
+            elif waiting or not self._fits(packet, state):
                 waiting.append(packet)
-            elif self._move(packet, track):
+            elif self._move(packet, state):
                 yield packet
             while waiting:
-                track = self._tracks[waiting[0].stream.index]
-                if not self._fits(waiting[0], track):
-                    picture = self._tracks[self._video].next
-                    if picture < track.next + _PATIENCE and len(waiting) < _MOST_WAITING:
+                state = self._states[waiting[0].stream.index]
+                if not self._fits(waiting[0], state):
+                    picture = self._states[self._video].next
+                    if picture < state.next + _LONGEST_WAIT and len(waiting) < _MOST_WAITING:
                         break
-                    self._begin_piece(waiting[0], track)
-                if self._move(waiting[0], track):
+                    self._begin_piece(waiting[0], state)
+                if self._move(waiting[0], state):
                     yield waiting[0]
                 waiting.popleft()
         for packet in waiting:
-            track = self._tracks[packet.stream.index]
-            if not self._fits(packet, track):
-                self._begin_piece(packet, track)
-            if self._move(packet, track):
+            state = self._states[packet.stream.index]
+            if not self._fits(packet, state):
+                self._begin_piece(packet, state)
+            if self._move(packet, state):
                 yield packet
 
-    def _fits(self, packet: av.Packet, track: _Track) -> bool:
+    def _fits(self, packet: av.Packet, state: _StreamState) -> bool:
         """Whether the packet goes on where its stream was, in this piece or one begun since."""
         if packet.stream.type != "audio":
-            track.piece = self._tracks[self._video].piece
+            state.piece = self._states[self._video].piece
             return True
-        return packet.dts is None or self._find_piece(packet, track)
+        return packet.dts is None or self._find_piece(packet, state)
 
-    def _find_piece(self, packet: av.Packet, track: _Track) -> bool:
-        if track.last is None:
+    def _find_piece(self, packet: av.Packet, state: _StreamState) -> bool:
+        """Whether the packet goes on in its stream's piece or a later one, which is then that."""
+        if state.last is None:
             return True
         decoded = float(packet.dts * packet.time_base)
-        for piece in range(track.piece, len(self._shifts)):
+        for piece in range(state.piece, len(self._shifts)):
             time = decoded + self._shifts[piece]
-            if time >= track.last - _BACK and time - self._reached(track, piece) <= self._ahead:
-                track.piece = piece
+            if (
+                time >= state.last - _MOST_BACK
+                and time - self._reached(state, piece) <= self._most_ahead
+            ):
+                state.piece = piece
                 return True
         return False
 
-    def _reached(self, track: _Track, piece: int) -> float:
-        """When the stream was to go on, or, where only the picture stands still, the sound has."""
-        return max([track.next, *(t.next for t in self._tracks.values() if t.piece == piece)])
+    def _reached(self, state: _StreamState, piece: int) -> float:
+        """When the stream should go on in a piece, seconds: where only the picture stands still, that
+        is when its sound does."""
+        return max([state.next, *(s.next for s in self._states.values() if s.piece == piece)])
 
-    def _begin_piece(self, packet: av.Packet, track: _Track) -> None:
+    def _begin_piece(self, packet: av.Packet, state: _StreamState) -> None:
+        """Have a new piece begin with the packet, where its stream should go on."""
         shown = packet.dts if packet.pts is None else packet.pts
         shift = max(
-            track.next - float(packet.dts * packet.time_base),
-            track.end - float(shown * packet.time_base),
+            state.next - float(packet.dts * packet.time_base),
+            state.end - float(shown * packet.time_base),
         )
         self._shifts.append(shift)
-        track.piece = len(self._shifts) - 1
+        state.piece = len(self._shifts) - 1
 
-    def _move(self, packet: av.Packet, track: _Track) -> bool:
-        """Put the packet on the steady clock. False: it would overlap what precedes it."""
+    def _move(self, packet: av.Packet, state: _StreamState) -> bool:
+        """Put the packet on the steady clock; False: it would overlap what precedes it."""
         is_sound = packet.stream.type == "audio"
         base = packet.time_base
         if packet.dts is None:
-            if not is_sound or not packet.size or track.last is None:
+            if not is_sound or not packet.size or state.last is None:
                 return True
-            packet.dts = round(track.next / base)
+            packet.dts = round(state.next / base)
             packet.pts = packet.dts if packet.pts is None else packet.pts
-        elif shift := self._shifts[track.piece]:
+        elif shift := self._shifts[state.piece]:
             ticks = round(shift / base)
             packet.dts += ticks
             if packet.pts is not None:
                 packet.pts += ticks
         length = float((packet.duration or 0) * base)
         time = float(packet.dts * base)
-        if is_sound and track.piece and time < track.next - length / 2:
+        if is_sound and state.piece and time < state.next - length / 2:
             return False
         shown = time if packet.pts is None else float(packet.pts * base)
-        if packet.pos is None and shown - track.end > self._ahead > -track.end:
-            # A packet without a time of its own got that of the next, which is of another piece.
-            shown = track.end
+        if packet.pos is None and shown - state.end > self._most_ahead > -state.end:
+            # FFmpeg gave a packet without a time that of the next, which is of another piece.
+            shown = state.end
             packet.pts = round(shown / base)
-        track.last, track.next = time, time + length
-        track.end = max(track.end, shown + length)
+        state.last, state.next = time, time + length
+        state.end = max(state.end, shown + length)
         return True
 
 
 class FrameTimes:
     """Gives decoded frames the times at which they are shown, in the order in which they come.
 
-    Bare streams have no times, and AVI and ASF only decoding times, of which FFmpeg guesses others:
-    there, frames are shown as far apart as they leave the decoder.
+    Bare streams store no times. AVI and ASF store only decoding times, from which FFmpeg guesses
+    the others; their frames are shown at the intervals at which they leave the decoder.
 
     Args:
         container_format: FFmpeg's, of the file.
-        period: ticks of the stream's clock from frame to frame, where the file tells none.
+        period: Ticks of the stream's clock from frame to frame, for files without times.
+
+    Attributes:
+        are_counted: Whether times are made of the frames' count.
+        are_decoding_times: Whether times are made of decoding times.
+        delay: How much later than its packet the first frame leaves the decoder, ticks.
     """
 
     def __init__(self, container_format: av.format.ContainerFormat, period: Fraction):
         self.are_counted = bool(container_format.flags & _NO_TIMES)
         self.are_decoding_times = container_format.name in _DECODING_TIMES_ONLY
-        #: How much later than its packet the first frame leaves the decoder, in ticks.
         self.delay = 0
         self._period = period
         self._count = 0
         self._last = -period
 
     @property
-    def are_made_up(self) -> bool:
+    def are_derived(self) -> bool:
+        """Whether the file doesn't store when frames are shown."""
         return self.are_counted or self.are_decoding_times
 
     def stamp(self, frame: av.VideoFrame) -> None:
-        """Set `pts`, in ticks of the stream's clock."""
+        """Set a frame's `pts`, ticks of the stream's clock."""
         if self.are_counted:
             frame.pts = round(self._count * self._period)
         elif self.are_decoding_times:
