@@ -87,7 +87,7 @@ class FolderReader(Reader):
 
     def _read_frames(self) -> Generator[Frame, None, None]:
         period = 1 / self.info.frame_rate
-        follows_gap = False
+        is_after_gap = False
         for index, file in enumerate(self._files):
             try:
                 image = read_image(file, self.info.has_alpha, self.info.is_deep)
@@ -95,11 +95,11 @@ class FolderReader(Reader):
                 if index == 0:
                     raise
                 self.report_damage(f"{error} The frame before it is held in its place.")
-                follows_gap = True
+                is_after_gap = True
                 continue
-            follows_gap |= file in self._sequence_starts
-            yield Frame(image, index * period, period, follows_gap)
-            follows_gap = False
+            is_after_gap |= file in self._sequence_starts
+            yield Frame(image, index * period, period, is_after_gap)
+            is_after_gap = False
 
     def close(self) -> None:
         pass

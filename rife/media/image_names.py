@@ -13,11 +13,11 @@ from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
-# Lossless kinds first: of images that differ in their suffix alone, the first of these is read.
+#: Lossless formats first: of images that differ in their suffix alone, the first of these is read.
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".webp", ".jpg", ".jpeg")
 
-# A moment, such as 12-00-59 or 2026-01-31_12.00.59.040, is one number of several parts. A minus is
-# one only where nothing else can be meant: in frame-5 it is a dash.
+# A moment, such as 12-00-59 or 2026-01-31_12.00.59.040, is one number of several parts. A hyphen is
+# a minus only where it can't be a dash, as it is in frame-5.
 _MOMENT = r"(?P<moment> \d{1,4} (?: [-_.:][0-5]\d ){2,} (?: [-_.,]\d{3} )? ) (?!\d)"
 _INTEGER = r"(?: (?<![^_.=(\[]) - )? \d+"
 _WITH_INTEGERS = re.compile(f"{_MOMENT} | {_INTEGER}", re.VERBOSE)
@@ -28,7 +28,9 @@ _WITH_DECIMALS = re.compile(rf"{_MOMENT} | {_INTEGER} (?: \.\d+ )?", re.VERBOSE)
 class ImageSequence:
     """Images that follow one another, in order.
 
-    counter: the number that counts them, of each file; empty if none does.
+    Attributes:
+        files: The images.
+        counter: For each file the number in its name that counts them; empty if none does.
     """
 
     files: tuple[Path, ...]
@@ -39,7 +41,7 @@ class ImageSequence:
         return first if len(self.files) == 1 else f"{first} to {last} ({len(self.files)})"
 
     def repeats(self) -> list[str]:
-        """Files with the number of the one before, such as frame_01 after frame_1."""
+        """Names of files with the number of the file before, such as frame_01 after frame_1."""
         if len(self.counter) < len(self.files):
             return []
         pairs = zip(self.files[1:], pairwise(self.counter), strict=True)
@@ -49,7 +51,7 @@ class ImageSequence:
         """The numbers that are missing, such as "12-14", if the counter rises in even steps."""
         steps = Counter(b - a for a, b in pairwise(self.counter) if a != b)
         step = min(steps, key=lambda step: (-steps[step], step), default=Fraction(0))
-        # One step alone is no rule yet; times and random numbers have none.
+        # One step alone is no rule; times and random numbers have no even steps.
         if step <= 0 or steps.total() < 2 or any(other % step for other in steps):
             return []
         if (self.counter[-1] - self.counter[0]) / step > 100 * len(self.files):
@@ -70,7 +72,7 @@ def order_images(files: Iterable[Path]) -> tuple[list[ImageSequence], list[str]]
     Returns:
         The sequences to read, one after the other, and what users should know of them, a line each.
     """
-    files, copies = _set_copies_aside(files)
+    files, copies = _separate_copies(files)
     sequences = _split_into_sequences(sorted(_parse_names(files), key=lambda name: name.sort_key))
     notes = []
     if copies:
@@ -97,11 +99,17 @@ def order_images(files: Iterable[Path]) -> tuple[list[ImageSequence], list[str]]
 
 @dataclass(frozen=True)
 class _ImageName:
-    """A file, and its name without the suffix as texts and the numbers between them."""
+    """A file, and its name without the suffix, split at its numbers.
+
+    Attributes:
+        file: The file.
+        texts: What precedes each number, and what follows the last.
+        numbers: The parts of each number; only moments have more than one.
+    """
 
     file: Path
     texts: tuple[str, ...]
-    numbers: tuple[tuple[Fraction, ...], ...]  # the parts of each; plain numbers have one
+    numbers: tuple[tuple[Fraction, ...], ...]
 
     @property
     def sort_key(self) -> tuple:
@@ -129,7 +137,7 @@ def _parse_names(files: list[Path]) -> list[_ImageName]:
     return names
 
 
-def _set_copies_aside(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+def _separate_copies(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
     """The files to read, and those that differ from one of them in their suffix alone."""
     kept, copies = {}, []
     for file in sorted(files, key=lambda file: IMAGE_SUFFIXES.index(file.suffix.lower())):
@@ -139,26 +147,27 @@ def _set_copies_aside(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def _split_into_sequences(names: list[_ImageName]) -> list[ImageSequence]:
-    """names: sorted."""
-    by_texts: dict[tuple[str, ...], list[_ImageName]] = defaultdict(list)
+    """Group sorted names into sequences, each with what its names have in common: the texts, and
+    the numbers before the one that counts."""
+    groups: dict[tuple[str, ...], list[_ImageName]] = defaultdict(list)
     for name in names:
-        by_texts[name.texts].append(name)
-    places = {texts: _find_counter(group) for texts, group in by_texts.items() if len(group) > 1}
+        groups[name.texts].append(name)
+    counters = {texts: _find_counter(group) for texts, group in groups.items() if len(group) > 1}
     keys = [
-        (name.texts, name.numbers[: places[name.texts]]) if name.texts in places else None
+        (name.texts, name.numbers[: counters[name.texts]]) if name.texts in counters else None
         for name in names
     ]
-    sequences: dict[tuple, list[_ImageName]] = defaultdict(list)
-    before = None
+    sequences: dict[tuple | None, list[_ImageName]] = defaultdict(list)
+    last_key = None
     for index, (name, key) in enumerate(zip(names, keys, strict=True)):
         if key is None:
-            # A name like no other belongs where it stands, as frame_10b does after frame_10, or
-            # among those that stand in no sequence.
-            after = next(filter(None, keys[index:]), None)
-            sequences[before if before == after else None].append(name)
+            # A name like no other belongs to the sequence within which it is, as frame_10b after
+            # frame_10, or else among those of no sequence.
+            next_key = next(filter(None, keys[index:]), None)
+            sequences[last_key if last_key == next_key else None].append(name)
         else:
             sequences[key].append(name)
-            before = key
+            last_key = key
     return [
         ImageSequence(
             tuple(name.file for name in group), _read_counter(group, len(key[1])) if key else ()
@@ -168,14 +177,14 @@ def _split_into_sequences(names: list[_ImageName]) -> list[ImageSequence]:
 
 
 def _find_counter(names: list[_ImageName]) -> int:
-    """The place of the number that counts: with those before it, it tells all names apart."""
+    """The index of the number that counts: with those before it, it tells all names apart."""
     different = len({name.numbers for name in names})
-    places = range(len(names[0].numbers))
-    return next((p for p in places if len({n.numbers[: p + 1] for n in names}) == different), 0)
+    indices = range(len(names[0].numbers))
+    return next((i for i in indices if len({n.numbers[: i + 1] for n in names}) == different), 0)
 
 
-def _read_counter(names: list[_ImageName], place: int) -> tuple[Fraction, ...]:
-    numbers = [name.numbers[place] for name in names if len(name.numbers) > place]
+def _read_counter(names: list[_ImageName], index: int) -> tuple[Fraction, ...]:
+    numbers = [name.numbers[index] for name in names if len(name.numbers) > index]
     # Only the last part of a moment counts, and only if nothing else changes.
     return tuple(number[-1] for number in numbers) if len({n[:-1] for n in numbers}) == 1 else ()
 
@@ -187,6 +196,7 @@ def _span(first: Fraction, last: Fraction) -> str:
 
 
 def _abridge(items: Iterable[str]) -> str:
+    """The first five, and how many more there are."""
     items = list(items)
     shown = ", ".join(items[:5])
     return f"{shown} and {len(items) - 5} more" if len(items) > 5 else shown

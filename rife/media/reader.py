@@ -231,7 +231,9 @@ class VideoReader(Reader):
 
     def _seek(self, moment: Fraction | float) -> bool:
         """Go to the last key frame up to a moment, seconds; returns whether that is possible.
-        Where the clock may jump it is `_decode` that skips what precedes the key frame."""
+
+        A file whose clock may jump stays at its beginning, and `_decode` skips packets instead.
+        """
         source = self._source
         if source.times.are_counted:
             return False
@@ -245,7 +247,11 @@ class VideoReader(Reader):
         return True
 
     def _decode(self, seek_to: Fraction | float | None) -> Iterator[av.VideoFrame]:
-        """The frames from where the file is, progressive ones if they are to be."""
+        """Decode from the file's position on, and deinterlace if that is wanted.
+
+        Args:
+            seek_to: As of `_find_first`.
+        """
         source = self._source
         self._decoder = FrameDecoder(source, self._evidence, needs_key_frame=seek_to is not None)
 

@@ -1,4 +1,8 @@
-"""SMPTE timecodes: labels such as 01:02:03:04 and 01:02:03;04 that count frames."""
+"""SMPTE timecodes: labels such as 01:02:03:04 and 01:02:03;04 that number frames.
+
+Drop-frame labels (with a semicolon) skip numbers, never frames, so as to keep to the clock at rates
+such as 29.97.
+"""
 
 import re
 from dataclasses import dataclass
@@ -11,14 +15,21 @@ _RATES = (24, 25, 30, 48, 50, 60, 72, 96, 100, 120)
 
 @dataclass(frozen=True)
 class Timecode:
-    """The label of one frame. `drop_frame` labels skip numbers, so as to keep to the clock."""
+    """The label of one frame.
 
-    seconds: int  # since midnight, as the label reads
-    frames: Fraction  # of that second; Fraction, as a moment may lie between two frames
+    Attributes:
+        seconds: Since midnight, as the label reads.
+        frames: Since that second began; a fraction, as a moment may lie between two frames.
+        drop_frame: Whether labels skip numbers.
+    """
+
+    seconds: int
+    frames: Fraction
     drop_frame: bool
 
     @classmethod
     def parse(cls, text: str) -> "Timecode | None":
+        """Read a label; None: the text is none."""
         match = _PATTERN.fullmatch(text.strip())
         if not match:
             return None
@@ -29,7 +40,7 @@ class Timecode:
 
 
 def convert_timecode(text: str, rate: Fraction, new_rate: Fraction, skipped: int = 0) -> str | None:
-    """The label, at another rate, of the moment that `text` labels.
+    """Find the label, at another rate, of the moment that `text` labels.
 
     Args:
         text: The label of a clip's first frame.
@@ -49,7 +60,7 @@ def convert_timecode(text: str, rate: Fraction, new_rate: Fraction, skipped: int
     drop_frame = label.drop_frame and base % 30 == 0
     frame = label.seconds * base + label.frames
     if drop_frame and skipped:
-        # Count real frames, and put the numbers that labels skip back in.
+        # Count real frames, without the numbers that labels skip, and then add those again.
         minutes = label.seconds // 60
         frame += skipped - base // 15 * (minutes - minutes // 10)
         frame = _with_skipped_labels(frame, base)
@@ -67,15 +78,15 @@ def convert_timecode(text: str, rate: Fraction, new_rate: Fraction, skipped: int
 
 
 def _with_skipped_labels(frame: int | Fraction, base: int) -> int | Fraction:
-    """The number that the label of real frame `frame` stands for."""
-    skip = base // 15  # labels, at each minute but every tenth
+    """The number that the label of real frame `frame` stands for; base: labels a second."""
+    skip = base // 15  # labels that each minute but every tenth skips
     ten_minutes, rest = divmod(frame, 600 * base - 9 * skip)
     minutes = 0 if rest < 60 * base else 1 + (rest - 60 * base) // (60 * base - skip)
     return frame + skip * (9 * ten_minutes + minutes)
 
 
 def _base(rate: Fraction) -> int | None:
-    """Labels a second."""
+    """Labels a second; None: there are no timecodes at this rate."""
     for base in _RATES:
         if rate in (base, Fraction(base * 1000, 1001)):
             return base

@@ -110,8 +110,8 @@ class SteadyClock:
         return False
 
     def _reached(self, state: _StreamState, piece: int) -> float:
-        """When the stream should go on in a piece, seconds: where only the picture stands still, that
-        is when its sound does."""
+        """When the stream should go on in a piece, seconds; as its sound tells if only
+        the picture stands still."""
         return max([state.next, *(s.next for s in self._states.values() if s.piece == piece)])
 
     def _begin_piece(self, packet: av.Packet, state: _StreamState) -> None:
