@@ -28,28 +28,24 @@ from .comfy_host.videos import (
     video_file,
     video_from_file,
 )
+from .node_inputs import (
+    SEARCH_ALIASES,
+    RIFEFlow,
+    RIFEModel,
+    flow_scale_input,
+    length_input,
+    model_input,
+    multiplier_input,
+    report_output,
+    settings_inputs,
+    target_fps_input,
+)
 from .rife.console import printable
 from .rife.media import open_reader
 from .rife.models.zoo import DEFAULT
 from .runs import InterpolationRun, NodeRun
 
-# Core's type, so that core's nodes accept our models and ours accept core's.
-RIFEModel = io.Custom("INTERP_MODEL")
-RIFEFlow = io.Custom("RIFE_FLOW")
 CATEGORY = "video/RIFE"
-#: What people who want smoother or slower video type into the search, in their languages. Only the
-#: interpolating nodes have these words, as the search puts nodes with shorter names first.
-SEARCH_ALIASES = [
-    *("rife", "vfi", "interpolation", "frame interpolation", "interpolate frames", "tween"),
-    *("fps", "frame rate", "increase fps", "smooth video", "slow motion"),
-    *("补帧", "插帧", "帧率", "慢动作", "流畅", "補幀", "插幀", "影格率", "慢動作"),
-    *("フレーム補間", "中割り", "スローモーション", "なめらか"),
-    *("프레임 보간", "프레임 레이트", "슬로우 모션", "부드럽게"),
-    *("Zwischenbilder", "Zeitlupe", "Bildrate", "fluidité", "ralenti", "images par seconde"),
-    *("cámara lenta", "fluidez", "câmera lenta", "quadros por segundo"),
-    *("плавность", "замедление", "частота кадров", "ağır çekim", "akıcı"),
-    *("حركة بطيئة", "معدل الإطارات", "حرکت آهسته", "نرخ فریم"),
-]
 
 
 class LoadRIFEModel(io.ComfyNode):
@@ -107,134 +103,6 @@ class LoadRIFEModel(io.ComfyNode):
         return io.NodeOutput(load_model(model_name, precision))
 
 
-def _model_input() -> io.Input:
-    return RIFEModel.Input(
-        "model",
-        optional=True,
-        tooltip="From Load RIFE Model, or ComfyUI's own loader. Left unconnected: the default "
-        f"model, {DEFAULT}, downloaded when it is missing.",
-    )
-
-
-def _multiplier_input() -> io.Int.Input:
-    return io.Int.Input(
-        "multiplier",
-        default=2,
-        min=1,
-        max=2048,
-        tooltip="How many frames each pair becomes: n frames in, (n - 1) * multiplier + 1 out.",
-    )
-
-
-def _target_fps_input() -> io.Float.Input:
-    return io.Float.Input(
-        "target_fps",
-        default=0.0,
-        min=0.0,
-        max=1000.0,
-        step=0.001,
-        optional=True,
-        tooltip="Frames per second to end with, such as 60, whatever the rate now; takes the "
-        "multiplier's place, and the clip lasts as long as before. 0: use the multiplier. 23.976, "
-        "29.97 and 59.94 mean NTSC's exact rates. Below the rate now, frames are picked.",
-    )
-
-
-def _settings_inputs() -> list[io.Input]:
-    """Returns `loop` and what `_make_options` reads: the inputs of both interpolating nodes."""
-    advanced = supported(io.Boolean.Input, advanced=True)
-    return [
-        io.Combo.Input(
-            "cuts",
-            options=list(rife.CUTS),
-            default="hold",
-            optional=True,
-            tooltip="Where one shot ends and another begins: hold shows each shot's frame up to "
-            "the cut, blend fades, ignore morphs one shot into the other.",
-        ),
-        io.Float.Input(
-            "cut_sensitivity",
-            default=0.5,
-            min=0.0,
-            max=1.0,
-            step=0.05,
-            optional=True,
-            tooltip="More finds more cuts, but may take fast motion for one, which then stutters; "
-            "less may miss cuts, which then morph.",
-            **advanced,
-        ),
-        io.Boolean.Input(
-            "duplicates",
-            default=False,
-            optional=True,
-            tooltip="Spread the motion evenly over frames that repeat: for animation on twos or "
-            "threes, 24 fps in 30, and generators that stall.",
-        ),
-        io.Boolean.Input(
-            "loop",
-            default=False,
-            optional=True,
-            tooltip="Make the frames from the last to the first, too, for a clip that repeats.",
-        ),
-        io.Boolean.Input(
-            "ensemble",
-            default=False,
-            optional=True,
-            tooltip="Average both orders of each pair: a little better, up to twice the time. "
-            "Models up to v4.20 and v4.24.",
-            **advanced,
-        ),
-        io.Boolean.Input(
-            "refine",
-            default=False,
-            optional=True,
-            tooltip="Sharper detail from the refine networks of v4.0 and v4.1 files.",
-            **advanced,
-        ),
-        io.Boolean.Input(
-            "tta",
-            default=False,
-            optional=True,
-            tooltip="Average with the result of frames turned upside down: a little better, twice "
-            "the time.",
-            **advanced,
-        ),
-        _flow_scale_input(),
-    ]
-
-
-def _flow_scale_input() -> io.Combo.Input:
-    return io.Combo.Input(
-        "flow_scale",
-        options=["auto", "0.25", "0.5", "1", "2"],
-        default="auto",
-        optional=True,
-        tooltip="Resolution at which motion is estimated: less for large motion and large "
-        "frames, 2 for fine detail. auto: 1 up to 1440p, 0.5 up to 4K, 0.25 beyond.",
-        **supported(io.Combo.Input, advanced=True),
-    )
-
-
-def _length_input() -> io.Combo.Input:
-    return io.Combo.Input(
-        "length",
-        options=list(rife.LENGTHS),
-        default="frames",
-        optional=True,
-        tooltip="frames: the clip ends with its last frame. duration: it lasts as long as before, "
-        "so that sound and picture end together: n frames in, n * multiplier out, the last one is "
-        "held. With target_fps or loop it always does.",
-        **supported(io.Combo.Input, advanced=True),
-    )
-
-
-def _report_output() -> io.String.Output:
-    return io.String.Output(
-        display_name="report",
-        tooltip="What was done and what was warned of, as the node shows it after its run.",
-    )
-
-
 def _add_mask(images: Tensor, mask: Tensor) -> Tensor:
     """Returns images with their masks as a fourth channel.
 
@@ -287,9 +155,9 @@ class RIFEFrameInterpolate(io.ComfyNode):
             description="Makes new frames between the given ones, for smoother or slower motion. "
             "The given frames come through unchanged.",
             inputs=[
-                _model_input(),
+                model_input(),
                 io.Image.Input("images", tooltip="The frames, in order."),
-                _multiplier_input(),
+                multiplier_input(),
                 io.Float.Input(
                     "source_fps",
                     default=0.0,
@@ -301,9 +169,9 @@ class RIFEFrameInterpolate(io.ComfyNode):
                     "frames target_fps makes. 0: as in the video that the images come from. For "
                     "generated images, type it in: CogVideoX makes 8 (1.5: 16), Wan 16.",
                 ),
-                _target_fps_input(),
-                *_settings_inputs(),
-                _length_input(),
+                target_fps_input(),
+                *settings_inputs(),
+                length_input(),
                 io.Mask.Input(
                     "mask",
                     optional=True,
@@ -326,7 +194,7 @@ class RIFEFrameInterpolate(io.ComfyNode):
                     display_name="mask",
                     tooltip="The masks at the new rate; all black where none are connected.",
                 ),
-                _report_output(),
+                report_output(),
             ],
             **supported(io.Schema, search_aliases=SEARCH_ALIASES, has_intermediate_output=True),
         )
@@ -375,10 +243,10 @@ class RIFEVideoInterpolate(io.ComfyNode):
             description="Makes a video smoother or slower, from file to file: its frames are never "
             "in memory all at once, however long it is. Sound and metadata are kept.",
             inputs=[
-                _model_input(),
+                model_input(),
                 io.Video.Input("video", tooltip="The video, from Load Video or Create Video."),
-                _multiplier_input(),
-                _target_fps_input(),
+                multiplier_input(),
+                target_fps_input(),
                 io.Boolean.Input(
                     "slow_motion",
                     default=False,
@@ -386,7 +254,7 @@ class RIFEVideoInterpolate(io.ComfyNode):
                     tooltip="Show the frames at the video's own rate: as many times slower, "
                     "without sound.",
                 ),
-                *_settings_inputs(),
+                *settings_inputs(),
                 io.Combo.Input(
                     "format",
                     options=Types.VideoContainer,
@@ -412,7 +280,7 @@ class RIFEVideoInterpolate(io.ComfyNode):
                     tooltip="Quality of the encoding, from 0 (lossless) to 51 (tiny).",
                     **supported(io.Int.Input, advanced=True),
                 ),
-                _length_input(),
+                length_input(),
                 io.Combo.Input(
                     "interlaced",
                     options=list(rife.INTERLACED),
@@ -425,7 +293,7 @@ class RIFEVideoInterpolate(io.ComfyNode):
             ],
             outputs=[
                 io.Video.Output(display_name="video", tooltip="The new video, for Save Video."),
-                _report_output(),
+                report_output(),
             ],
             **supported(io.Schema, search_aliases=SEARCH_ALIASES, has_intermediate_output=True),
         )
@@ -486,7 +354,7 @@ class RIFEOpticalFlow(io.ComfyNode):
             description="Shows the motion that the model finds between each two frames, and which "
             "of the two it trusts: why a new frame looks as it does.",
             inputs=[
-                _model_input(),
+                model_input(),
                 io.Image.Input(
                     "images", tooltip="The frames, in order; n frames make n - 1 pairs."
                 ),
@@ -510,7 +378,7 @@ class RIFEOpticalFlow(io.ComfyNode):
                     tooltip="Pixels of motion between two frames that get the full colour. 0: the "
                     "largest in the clip.",
                 ),
-                _flow_scale_input(),
+                flow_scale_input(),
             ],
             outputs=[
                 io.Image.Output(
@@ -529,7 +397,7 @@ class RIFEOpticalFlow(io.ComfyNode):
                     tooltip="(n - 1, height, width, 4) in pixels: where each pixel of the new "
                     "frame lies in the first frame (x, y) and in the second (x, y).",
                 ),
-                _report_output(),
+                report_output(),
             ],
             **supported(
                 io.Schema,

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("__init__", "__main__"),  # what ComfyUI loads, and what `python FOLDER` runs
     ("nodes",),
-    ("runs",),
+    ("node_inputs", "runs"),
     ("comfy_host", "doctor_host"),
     ("rife.__main__",),
     ("rife.cli",),

@@ -62,7 +62,8 @@ def test_the_registry_finds_our_pictures_where_they_are(pyproject: dict) -> None
 def test_the_archive_has_what_runs_and_nothing_else(in_git: None) -> None:
     files = archive.files()
     parts = {file.partition("/")[0] for file in files}
-    modules = {"__init__.py", "__main__.py", "nodes.py", "runs.py", "doctor_host.py"}
+    modules = {"__init__.py", "__main__.py", "nodes.py", "node_inputs.py"}
+    modules |= {"runs.py", "doctor_host.py"}
     needed = {
         *(*modules, "comfy_host", "rife"),
         *("pyproject.toml", "requirements.txt", "README.md", "CHANGELOG.md", "LICENSE"),
