@@ -210,6 +210,7 @@ def rendering(page: Page, request: pytest.FixtureRequest) -> Iterator[None]:
 def test_a_forgotten_rate_is_the_video_s_and_the_report_stays_on_the_node(
     page: Page, comfy: ComfyUI, talking: str, rendering: None
 ) -> None:
+    comfy.forget_results()  # old cores show no report of a node whose outputs are cached
     kinds = ["LoadVideo", "GetVideoComponents", "RIFEFrameInterpolate", "CreateVideo", "SaveVideo"]
     page.load(node_graph(*kinds))
     page.tab.evaluate(

@@ -137,6 +137,11 @@ class ComfyUI:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.loads(answer.read() or b"{}")
 
+    def forget_results(self) -> None:
+        """Has ComfyUI unload its models and forget the outputs of nodes that it has cached."""
+        self.post("/free", {"unload_models": True, "free_memory": True})
+        time.sleep(2)  # it does so between prompts, and doesn't say when it has
+
     def submit(self, prompt: dict) -> Run:
         """Queue a prompt (node id -> class_type and inputs)."""
         try:
