@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import rife.engine.engine
+import rife.engine.block_input
 import rife.inference.planner
 from benchmarks.peers import NETWORKS
 from rife import Network, Options, interpolate
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def set_strip(pixels: int) -> None:
-    rife.engine.engine.STRIP = pixels
+    rife.engine.block_input.STRIP_PIXELS = pixels
 
 
 def set_call(pixels: int) -> None:
@@ -67,7 +67,7 @@ def compare(
     clip: Tensor,
     rounds: int,
 ) -> None:
-    usual = rife.engine.engine.STRIP, rife.inference.planner.BATCH_PIXELS["cpu"]
+    usual = rife.engine.block_input.STRIP_PIXELS, rife.inference.planner.BATCH_PIXELS["cpu"]
     times: dict[int, list[float]] = {number: [] for number in numbers}
     for _ in range(1 + rounds):
         for number in numbers:
@@ -75,7 +75,7 @@ def compare(
             start = time.perf_counter()
             interpolate(network, clip, 2, Options(cuts="ignore"))
             times[number].append(1000 * (time.perf_counter() - start) / (FRAMES - 1))
-    rife.engine.engine.STRIP, rife.inference.planner.BATCH_PIXELS["cpu"] = usual
+    rife.engine.block_input.STRIP_PIXELS, rife.inference.planner.BATCH_PIXELS["cpu"] = usual
     size = "{1}x{0}".format(*clip.shape[1:3])
     for number, (_, *measured) in times.items():  # the first warms up
         shown = f"{number:,}" if number < 10**12 else "all"

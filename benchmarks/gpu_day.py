@@ -54,8 +54,8 @@ CONVOLUTIONS = ("dgrad", "conv", "fprop", "xmma", "cutlass", "nchw", "nhwc")
 #: Of kernels, the first that is part of a name tells the kind: ours by CUDA C and Triton, others'.
 KINDS = (
     "prepare_frame", "gather_block_input", "render_frames", "full_size_motion",
-    "finish_convolution", "pack_block_output", "see", "show", "spread", "activate",
-    "Memcpy", "Memset", *CONVOLUTIONS, "index", "elementwise", "reduce",
+    "finish_convolution", "pack_block_output", "Memcpy", "Memset", *CONVOLUTIONS, "index",
+    "elementwise", "reduce",
 )  # fmt: skip
 
 

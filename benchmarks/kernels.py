@@ -17,7 +17,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -188,7 +187,7 @@ def tensors_of(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, BlockOutput):
-        yield value.raw
+        yield value.planes
     elif isinstance(value, dict):
         yield from tensors_of(list(value.values()))
     elif isinstance(value, (list, tuple)):
@@ -238,7 +237,7 @@ def variants(networks: Iterable[Network]) -> list[str]:
     names: set[str] = set()
     for network in networks:
         side = network.side_multiple()
-        with torch.inference_mode(), nvrtc_kernels.note() as noted:
+        with torch.inference_mode(), nvrtc_kernels.dry_run() as noted:
             for ensemble in {False, "ensemble" in network.options}:
                 for refine in {False, "refine" in network.options}:
                     engine = Engine(network, kernel_estimation("nvrtc"))
@@ -264,7 +263,7 @@ class Resources(NamedTuple):
 
 def resources(kernel: str, architecture: str) -> Resources:
     """Registers of a thread and bytes spilled, of a kernel compiled for an architecture."""
-    source = Path(nvrtc_kernels.__file__).with_name("kernels.cu").read_text(encoding="utf-8")
+    source = nvrtc_kernels.SOURCE_FILE.read_text(encoding="utf-8")
     said = compiler().compile(source, kernel, architecture, "--ptxas-options=-v").log
     registers = int(re.search(r"Used (\d+) registers", said)[1])
     spilled = sum(map(int, re.findall(r"(\d+) bytes (?:spill|stack)", said)))

@@ -19,7 +19,8 @@ import pytest
 import torch
 
 from rife import Cancelled, NonFiniteError, interpolate, interpolate_stream
-from rife.engine.engine import Engine, Estimation
+from rife.engine.engine import Engine
+from rife.engine.estimation import Estimation
 from rife.inference import cuda_backend, cuda_device, cuda_pipeline, kernel_choice
 from rife.inference.cuda_device import begin_download, stage_frame
 from rife.inference.cuda_pipeline import CudaPipeline

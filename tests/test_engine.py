@@ -48,7 +48,7 @@ def test_frames_are_the_network_s(name):
 def test_frames_are_the_network_s_at_all_scales_in_several_strips_and_pairs(
     name, scale, monkeypatch
 ):
-    monkeypatch.setattr("rife.engine.engine.STRIP", 8192)
+    monkeypatch.setattr("rife.engine.block_input.STRIP_PIXELS", 8192)
     # Random flow grows with the blocks' scales, and with it what rounding does to frames.
     network = seeded_network(name, NETWORKS[name][1] * min(1, scale))
     multiple = network.side_multiple(scale)

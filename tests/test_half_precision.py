@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rife import interpolate, load_model
-from rife.engine.layers import Layer, fuse
+from rife.engine.layers import FusedConvolution, fuse_layers
 
 from .support.quality import psnr, scaled_pair, worst_tile
 
@@ -26,17 +26,17 @@ def rounded(x):
 def emulated(monkeypatch):
     """emulated(model, frames): what `interpolate` gives, in float16."""
 
-    def rounding(network, activate):
-        fused = fuse(network, activate)
+    def fuse_and_round(network, finish):
+        fused = fuse_layers(network, finish)
         for module in fused.modules():
-            if isinstance(module, Layer):
+            if isinstance(module, FusedConvolution):
                 module.register_forward_pre_hook(lambda _, inputs: tuple(map(rounded, inputs)))
                 module.register_forward_hook(lambda *args: rounded(args[-1]))
         return fused
 
     def run(model, frames):
         with monkeypatch.context() as patch:
-            patch.setattr("rife.engine.engine.fuse", rounding)
+            patch.setattr("rife.engine.engine.fuse_layers", fuse_and_round)
             return interpolate(model.half().float(), frames)
 
     return run

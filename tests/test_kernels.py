@@ -32,7 +32,7 @@ from rife.networks.warp import resize, warp
 from rife.options import Options
 
 from .support.cases import slow_after_first
-from .support.cpu_kernels import CpuKernels
+from .support.cpu_kernels import CpuKernelLauncher
 from .support.late_device import LateDevice
 from .support.networks import NETWORKS, option_sets, seeded_network
 from .support.seeded import seeded_clip, seeded_images
@@ -51,8 +51,7 @@ FOUND = {
 CLOSE = 2e-5 if DEVICE == "cpu" else 2e-4
 
 
-CUDA_C = Path(nvrtc_kernels.__file__).with_name("kernels.cu")
-ON_CPU = CpuKernels(CUDA_C)
+ON_CPU = CpuKernelLauncher(nvrtc_kernels.SOURCE_FILE)
 
 
 #: Triton's are tested on GPUs as part of whole runs (test_cuda.py), as each takes seconds to
@@ -72,7 +71,7 @@ def language(request, monkeypatch):
         # The interpreter takes as long for a program of few pixels as for one of many.
         monkeypatch.setattr(load_kernels("triton"), "BLOCK", 2048)
     if DEVICE == "cpu" and request.param == "nvrtc":
-        monkeypatch.setattr(nvrtc_kernels, "_kernels", ON_CPU)
+        monkeypatch.setattr(nvrtc_kernels, "_launcher", ON_CPU)
         monkeypatch.setattr(nvrtc_kernels, "precompile", ON_CPU.precompile)
     return request.param
 
@@ -99,7 +98,7 @@ def full_size(found, adds):
     """Flow (2, 4, H, W) and what is handed over, by plain torch at full size."""
     flow, handed = torch.zeros(2, 4, *SIZE, device=DEVICE), None
     for one in found:
-        planes = F.pixel_shuffle(one.raw.float().contiguous(), one.cell)
+        planes = F.pixel_shuffle(one.planes.float().contiguous(), one.shuffle)
         planes = resize(planes, one.factor)
         flow += planes[:, :4] * one.factor
         handed = handed[:, :1] + planes[:, 4:5] if adds and handed is not None else planes[:, 4:]
@@ -173,7 +172,7 @@ def test_blocks_see_what_plain_torch_gives_them(kernels, before, scale, channels
         scale, "warped" in parts, "still" in parts, int("time" in parts),
         handed.shape[1] * ("mask" in parts), 4 * ("flow" in parts), filled,
     )  # fmt: skip
-    made = kernels.gather_block_input(seen, INDICES, times, found, layout, adds=adds)
+    made = kernels.gather_block_input(seen, INDICES, times, found, layout, adds_masks=adds)
     assert made.is_contiguous(memory_format=torch.channels_last)
     assert (made[:, : wanted.shape[1]] - wanted).abs().max() < CLOSE
     assert not made[:, wanted.shape[1] :].any()
@@ -184,7 +183,7 @@ def test_blocks_see_what_plain_torch_gives_them(kernels, before, scale, channels
 def test_flow_and_mask_are_those_of_plain_torch(kernels, before, adds):
     found = found_before(before, kernels)
     flow, handed = full_size(found, adds)
-    made = kernels.full_size_motion(found, SIZE, adds=adds)
+    made = kernels.full_size_motion(found, SIZE, adds_masks=adds)
     assert (made[:, :4] - flow).abs().max() < CLOSE * flow.abs().max()
     assert (made[:, 4:] - handed[:, :1]).abs().max() < CLOSE
 
@@ -200,7 +199,7 @@ def test_frames_are_those_of_plain_torch(kernels, channels, residual, dtype):
     change = None
     if residual:
         change = torch.rand(2, 3, *SIZE, generator=random).to(DEVICE) - 0.5
-    made = kernels.render_frames(images, INDICES, found, SIZE, adds=True, residual=change)
+    made = kernels.render_frames(images, INDICES, found, SIZE, adds_masks=True, residual=change)
     assert made.dtype == dtype and made.shape == (2, *images.shape[1:])
 
     levels = 255 if dtype == torch.uint8 else 1
@@ -220,12 +219,12 @@ def test_frames_are_those_of_plain_torch(kernels, channels, residual, dtype):
 
 def test_values_beyond_the_border_and_nan_stay_within_the_image(kernels):
     found = found_before("one", kernels, batch=1)
-    found[0].raw[:, :4] = torch.tensor([1e9, -1e9, float("nan"), float("inf")], device=DEVICE)[
+    found[0].planes[:, :4] = torch.tensor([1e9, -1e9, float("nan"), float("inf")], device=DEVICE)[
         :, None, None
     ]
     images = torch.rand(3, *SIZE, 3, device=DEVICE)
     indices = tuple(index[:1] for index in INDICES)
-    made = kernels.render_frames(images, indices, found, SIZE, adds=True)
+    made = kernels.render_frames(images, indices, found, SIZE, adds_masks=True)
     assert made.shape == (1, *images.shape[1:])
     assert made.min() >= 0 and made.max() <= 1
 
@@ -355,7 +354,7 @@ def test_where_triton_is_missing_nvrtc_runs(names, said, caplog, monkeypatch):
     monkeypatch.setattr("rife.engine.kernels.interface.NAMES", names)
     monkeypatch.setattr(kernel_choice, "_checked_runs", {})
     monkeypatch.setattr(kernel_choice, "kernel_estimation", kernel_estimation.__wrapped__)
-    monkeypatch.setattr(nvrtc_kernels, "_kernels", ON_CPU)
+    monkeypatch.setattr(nvrtc_kernels, "_launcher", ON_CPU)
     monkeypatch.setattr(nvrtc_kernels, "precompile", ON_CPU.precompile)
     monkeypatch.setitem(sys.modules, "rife.engine.kernels.triton_kernels", None)
     caplog.set_level(logging.INFO)
@@ -388,8 +387,9 @@ class Compiled:
         print(self.kernel.__name__, flush=True)
 
 TARGETS = eval(sys.argv[1])
+KERNELS = "_gather_block_input", "_render_frames", "_full_size_motion", "_finish_convolution"
 driver.set_active(Driver())
-for name in ("_see", "_show", "_spread", "_activate"):
+for name in KERNELS:
     setattr(kernels, name, Compiled(getattr(kernels, name)))
 for name in sys.argv[2:]:
     network = seeded_network(name).half()
@@ -417,7 +417,9 @@ def test_all_kernels_of_all_kinds_of_networks_compile_for_gpus():
         cwd=ROOT, env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    assert {"_see", "_show", "_activate"} <= set(done.stdout.split())
+    assert {"_gather_block_input", "_render_frames", "_finish_convolution"} <= set(
+        done.stdout.split()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -432,7 +434,7 @@ def variants():
 def test_all_cuda_c_kernels_of_all_networks_compile_for_gpus_and_hardly_spill(
     variants, architecture
 ):
-    kinds = re.findall(r"^KERNEL (\w+)", CUDA_C.read_text(), re.M)
+    kinds = re.findall(r"^KERNEL (\w+)", nvrtc_kernels.SOURCE_FILE.read_text(), re.M)
     assert {name.partition("<")[0] for name in variants} == set(kinds)
     with ThreadPoolExecutor(2) as threads:
         found = threads.map(resources, variants, [architecture] * len(variants))

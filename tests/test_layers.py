@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rife.engine.layers import Layer, Upsampling, fuse
+from rife.engine.layers import FusedConvolution, UpsamplingConvolution, fuse_layers
 
 DTYPES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
@@ -28,7 +28,7 @@ def test_transposed_convolutions(dtype, channels, planes, shuffle):
     plain = nn.Sequential(conv, *[nn.PixelShuffle(2)] * shuffle)
     x = image(channels, dtype)
     with torch.inference_mode():
-        made, wanted = fuse(plain)(x), plain(x)
+        made, wanted = fuse_layers(plain)(x), plain(x)
     assert made.shape == wanted.shape
     assert close(made, wanted, dtype)
 
@@ -36,7 +36,7 @@ def test_transposed_convolutions(dtype, channels, planes, shuffle):
 @pytest.mark.parametrize("planes", [1, 2, 5])
 def test_what_a_compiled_kernel_reads_lies_in_one_piece(planes):
     """A bias that repeats one number can be a view of it, and what lies after is anything."""
-    layer = Upsampling(nn.ConvTranspose2d(8, planes, 4, 2, 1)).layer
+    layer = UpsamplingConvolution(nn.ConvTranspose2d(8, planes, 4, 2, 1)).layer
     assert layer.bias.is_contiguous()
     assert layer.weight.is_contiguous(memory_format=torch.channels_last)
 
@@ -46,9 +46,9 @@ def test_what_a_compiled_kernel_reads_lies_in_one_piece(planes):
 def test_parts_are_as_good_as_one_tensor(dtype, activation):
     torch.manual_seed(1)
     conv = nn.Conv2d(28, 20, 3, 2, 1).to(dtype)
-    layer = Layer(conv)
+    layer = FusedConvolution(conv)
     if activation:
-        layer.activate(activation.to(dtype))
+        layer.with_activation(activation.to(dtype))
     x = image(28, dtype)
     with torch.inference_mode():
         wanted = (activation or nn.Identity())(F.conv2d(x, conv.weight, conv.bias, 2, 1))
@@ -59,4 +59,4 @@ def test_parts_are_as_good_as_one_tensor(dtype, activation):
 def test_a_layer_that_an_activation_follows_keeps_its_dtype():
     layers = nn.Sequential(nn.ConvTranspose2d(8, 5, 4, 2, 1), nn.PReLU(5)).bfloat16()
     with torch.inference_mode():
-        assert fuse(layers)(image(8, torch.bfloat16)).dtype == torch.bfloat16
+        assert fuse_layers(layers)(image(8, torch.bfloat16)).dtype == torch.bfloat16

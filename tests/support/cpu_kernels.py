@@ -34,8 +34,8 @@ def compiler() -> list[str]:
     raise RuntimeError("the tests need g++, clang++ or the package ziglang (requirements-dev.txt)")
 
 
-class CpuKernels:
-    """As nvrtc.Kernels, for memory of the CPU. loaded: kernels that have been launched."""
+class CpuKernelLauncher:
+    """As nvrtc.KernelLauncher, for memory of the CPU. loaded: kernels that have been launched."""
 
     def __init__(self, source: Path):
         self._source = source

@@ -163,5 +163,5 @@ def late(*args, **options):
         patch.setattr(kernel_choice, "_checked_runs", {})
         patch.setattr(cuda_pipeline, "idle_pipelines", cuda_pipeline.PipelineCache())
         patch.setattr("rife.inference.planner.BATCH", 3)
-        patch.setattr("rife.engine.engine._GATHERS", False)  # a way of CPUs alone
+        patch.setattr("rife.engine.engine._HAS_FBGEMM", False)  # a way of CPUs alone
         yield device

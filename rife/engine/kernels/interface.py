@@ -1,6 +1,6 @@
-"""The fused kernels of GPUs: what they compute, in what they are written, and which of them run.
+"""What GPU kernels compute for an engine, and which kinds of them there are.
 
-nvrtc_kernels.py has them in CUDA C, triton_kernels.py in Triton. estimation.py is what calls them.
+nvrtc_kernels.py has them in CUDA C, triton_kernels.py in Triton; estimation.py calls them.
 """
 
 import importlib
@@ -12,20 +12,27 @@ from typing import Protocol
 
 from torch import Tensor
 
-#: The first of them that can be had and makes the right frames is the one that runs.
+#: The kinds of kernels. The first that can run here and makes the right frames is used.
 NAMES = ("triton", "nvrtc")
-#: An environment variable: the only one of `NAMES` to be tried, or "none".
+#: An environment variable: the only one of `NAMES` to try, or "none".
 VARIABLE = "RIFE_KERNELS"
 
 
 @dataclass(frozen=True)
 class BlockOutput:
-    """What a block puts out: raw (B, C, h, w) channels last, its first planes before a
-    PixelShuffle(cell), flow still in pixels of the block; `factor`: how many times larger the
-    shuffled planes are made for the frame, and by how much flow grows."""
+    """A block's output as its last layer gives it.
 
-    raw: Tensor
-    cell: int
+    Attributes:
+        planes: (B, C, h, w) channels last, before a PixelShuffle(`shuffle`). Once shuffled, the
+            first ones are flow (4 planes, in pixels of the block), the mask before its sigmoid, and
+            features for the next block.
+        shuffle: 1 if there is no PixelShuffle to be done.
+        factor: How many times smaller than the frame the shuffled planes are; flow in pixels of
+            the frame is so many times larger.
+    """
+
+    planes: Tensor
+    shuffle: int
     factor: int
 
 
@@ -34,22 +41,22 @@ class BlockInputLayout:
     """The channels of a block's input, in this order.
 
     Attributes:
-        scale: How many times smaller than the frames it is.
-        warped: Whether both frames come as motion moves them.
-        still: Whether both frames come as they are.
+        scale: How many times smaller than the frames the input is.
+        warped: Whether it has both frames, with their features, warped by the flow so far.
+        unwarped: Whether it has both frames as they are.
         time: Channels of the timestep, 0 or 1.
-        handed: Channels of what blocks hand over.
+        mask_and_features: Channels of what blocks pass on to the next.
         flow: Channels of the flow, 0 or 4.
-        size: All channels; those beyond the ones above are zeros.
+        channels: All channels; those beyond the ones above are zeros.
     """
 
     scale: int
     warped: bool
-    still: bool
+    unwarped: bool
     time: int
-    handed: int
+    mask_and_features: int
     flow: int
-    size: int
+    channels: int
 
 
 class Kernels(Protocol):
@@ -63,16 +70,20 @@ class Kernels(Protocol):
         outputs: Sequence[BlockOutput],
         layout: BlockInputLayout,
         *,
-        adds: bool,
+        adds_masks: bool,
     ) -> Tensor:
-        """Returns a block's input, (B, layout.size, h, w) channels last, of the frames' dtype.
+        """Gathers a block's input.
 
         Args:
             frames: (N, c, H, W) channels last, c a power of two.
-            indices: (B,) int64 each: which of them are the first and the second frame.
-            times: (B,) float32.
+            indices: (B,) int64 each: which of them are the first and the second frames.
+            times: (B,) float32, the timesteps.
             outputs: Of the blocks before.
-            adds: Masks are added up; else the last block's counts.
+            layout: Of the input.
+            adds_masks: Whether masks are added up, or only the last block's counts.
+
+        Returns:
+            (B, layout.channels, H / scale, W / scale) channels last, of the frames' dtype.
         """
 
     def render_frames(
@@ -82,48 +93,65 @@ class Kernels(Protocol):
         outputs: Sequence[BlockOutput],
         size: tuple[int, int],
         *,
-        adds: bool,
+        adds_masks: bool,
         residual: Tensor | None = None,
     ) -> Tensor:
-        """Returns the frames, (B, h, w, C), of the images' dtype, as Motion.render makes them.
+        """Renders the frames in between, as Motion.render does.
 
         Args:
             images: (N, h, w, C), bytes or floats in [0, 1].
+            indices: (B,) int64 each: which of them are the first and the second frames.
+            outputs: Of all blocks.
             size: Height and width of the motion, at least the images'.
+            adds_masks: As in `gather_block_input`.
             residual: (B, 3, height, width) float32.
+
+        Returns:
+            (B, h, w, C), of the images' dtype.
         """
 
     def full_size_motion(
-        self, outputs: Sequence[BlockOutput], size: tuple[int, int], *, adds: bool
+        self, outputs: Sequence[BlockOutput], size: tuple[int, int], *, adds_masks: bool
     ) -> Tensor:
-        """Returns flow in pixels and the mask before its sigmoid, (B, 5, height, width) float32."""
+        """Returns (B, 5, height, width) float32: flow in pixels and the mask before its sigmoid.
+
+        The arguments are those of `render_frames`.
+        """
 
     def finish_convolution(
         self, y: Tensor, bias: Tensor, slopes: Tensor | None, residual: Tensor | None
     ) -> Tensor:
-        """fuse.Activate: does what follows a convolution in one pass, in place where `y` allows it.
+        """Does what follows a convolution in one pass, in place where the layout of `y` allows it.
 
         Args:
-            y, residual: (B, C, h, w).
-            bias, slopes: (C,).
+            y: The convolution's output, (B, C, h, w).
+            bias: (C,).
+            slopes: (C,), the activation's slope of each channel below zero, if there is one.
+            residual: (B, C, h, w), added before the activation.
         """
 
-    #: (prepared, images, source, features, target): writes an image, (N, h, w, 1, 3 or 4), and its
-    #: features, (1, C, H, W), as one of the prepared frames, (M, C', H, W) channels last, filled up
-    #: with zeros. source, target: (1,) int64, which of them. None: plain torch does that.
+    #: prepare_frame(prepared, images, source, features, target) writes an image, of (N, h, w, 1, 3
+    #: or 4), and its features, (1, C, H, W), as one of the prepared frames, (M, C', H, W) channels
+    #: last, and fills them up with zeros. source and target, (1,) int64, say which of them. None:
+    #: plain torch does that.
     prepare_frame: Callable[..., None] | None
-    #: (y, bias, cell) -> (B, P, cell * h, cell * w) channels last: what follows a block's last
-    #: convolution, (B, C, h, w): its bias and PixelShuffle(cell), and planes of zeros. None:
-    #: blocks' outputs stay as convolutions leave them.
+    #: pack_block_output(y, bias, shuffle) does what follows a block's last convolution, (B, C, h,
+    #: w): adds the bias, does a PixelShuffle(shuffle) and adds planes of zeros. Returns (B, P,
+    #: shuffle * h, shuffle * w) channels last. None: outputs stay as convolutions give them.
     pack_block_output: Callable[[Tensor, Tensor, int], Tensor] | None
 
     def precompile(self) -> AbstractContextManager:
-        """Within it, what the functions return may be arbitrary. After it, all kernels that were
-        called are compiled, several at a time where that can be done."""
+        """Returns a context in which the functions above are called without being needed: they may
+        return anything. At its end all kernels that were called are compiled, several at a time
+        where that is possible."""
 
 
 def names_to_try() -> tuple[str, ...]:
-    """The kernels to try, the best first."""
+    """Returns the kinds of kernels to try, the best first, as the user's environment says.
+
+    Raises:
+        ValueError: The environment variable has a value that is none.
+    """
     choice = os.environ.get(VARIABLE)
     if not choice:
         return NAMES
@@ -133,9 +161,9 @@ def names_to_try() -> tuple[str, ...]:
 
 
 def load_kernels(name: str) -> Kernels:
-    """Imports one of `NAMES`.
+    """Imports the kernels of one of `NAMES`.
 
     Raises:
-        ImportError: It can't be had here.
+        ImportError: They can't run here.
     """
     return importlib.import_module(f".{name}_kernels", __package__)

@@ -1,14 +1,14 @@
-// Fused GPU passes in CUDA C: a block's input, what follows a convolution, the finished frame.
+// The kernels in CUDA C. NVRTC compiles them, nvrtc_kernels.py launches them.
 //
 // Neither flow nor a warped frame is ever stored at full size: flow and mask are evaluated where
-// they are needed, from the planes that each block put out at its own size; sampling, the mean of
-// 2x2 pixels and the changes of layout and dtype happen in registers. Each thread computes one
-// pixel, on its own. All arithmetic is float32.
+// they are needed, from the blocks' outputs; sampling, the mean of 2x2 pixels and changes of layout
+// and dtype happen in registers. Each thread computes one pixel, on its own. All arithmetic is
+// float32.
 //
-// nvrtc_kernels.py launches these, NVRTC compiles them, and engine.py says the same in plain torch.
-// The tests compile this file for the CPU.
+// ../estimation.py does the same in plain torch, and the tests compare the two; they compile this
+// file for the CPU, too.
 
-#ifdef __CUDACC__  // NVRTC knows no header, and so no name for these two instructions
+#ifdef __CUDACC__  // NVRTC comes without headers, and so without names for these instructions
 __device__ inline float half_bits_to_float(unsigned short bits) {
     float value;
     asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
@@ -21,10 +21,11 @@ __device__ inline unsigned short float_to_half_bits(float value) {
 }
 #endif
 
-/// Of a block of threads; without the bound, no thread could have more than 64 registers.
+/// A kernel launched in blocks of 128 threads. Without that bound, the compiler would give a thread
+/// 64 registers at most.
 #define KERNEL __global__ void __launch_bounds__(128)
 
-// What tensors hold
+// Dtypes of tensors
 
 struct Half { unsigned short bits; };
 struct BFloat16 { unsigned short bits; };
@@ -34,7 +35,7 @@ __device__ inline float to_float(Half value) { return half_bits_to_float(value.b
 __device__ inline float to_float(BFloat16 value) {
     return __uint_as_float((unsigned)value.bits << 16);
 }
-/// Bytes stand for [0, 1].
+/// Bytes 0 to 255 stand for 0 to 1.
 __device__ inline float to_float(unsigned char value) { return value * (1.0f / 255.0f); }
 
 __device__ inline void from_float(float value, float& stored) { stored = value; }
@@ -50,7 +51,7 @@ __device__ inline void from_float(float value, unsigned char& stored) {
     stored = (unsigned char)rintf(value * 255.0f);  // ties to even, as in torch
 }
 
-// Memory, as many values at once as a thread can move
+// Memory: a thread moves as many values at once as it can
 
 template <int BYTES> struct Word;
 template <> struct Word<16> { using type = uint4; };
@@ -59,21 +60,21 @@ template <> struct Word<4> { using type = unsigned; };
 template <> struct Word<2> { using type = unsigned short; };
 template <> struct Word<1> { using type = unsigned char; };
 
-/// N values that lie together, at an address that is a multiple of their size.
+/// N neighbouring values, at an address that is a multiple of their size.
 template <class T, int N> union Pack {
     typename Word<N * sizeof(T)>::type word;
     T values[N];
 };
 
-/// How many of `count` values at an address that is a multiple of `aligned` values move at once: up
-/// to 16 bytes.
+/// How many values to move at once, up to 16 bytes: `count` values have to be moved, at an address
+/// that is a multiple of `aligned` values.
 template <class T> __device__ constexpr int pack_size(int count, int aligned) {
-    constexpr int most = 16 / sizeof(T);
-    const int power_of_two = (count | aligned) & -(count | aligned);  // that divides both
-    return power_of_two < most ? power_of_two : most;
+    constexpr int limit = 16 / sizeof(T);
+    const int power_of_two = (count | aligned) & -(count | aligned);  // in both, the largest
+    return power_of_two < limit ? power_of_two : limit;
 }
 
-/// Reads what no other thread writes. (Of a plain read, the compiler makes several smaller ones.)
+/// Reads values that no thread writes. (The compiler would split a plain read into smaller ones.)
 template <int N, int ALIGNED, class T>
 __device__ inline void load(const T* source, float (&values)[N]) {
     constexpr int PACK = pack_size<T>(N, ALIGNED);
@@ -94,8 +95,9 @@ __device__ inline void store(T* target, const float (&values)[N]) {
     }
 }
 
-/// N of a pixel's CHANNELS, from the one that `image` points to, at any (y, x), bilinearly; the
-/// border repeats. Each address that is read is a multiple of ALIGNED values.
+/// Samples an image bilinearly at any (y, x); beyond its border it repeats. Reads N of a pixel's
+/// CHANNELS, from the one that `image` points to, at addresses that are multiples of ALIGNED
+/// values.
 template <int N, int CHANNELS, int ALIGNED, class T>
 __device__ inline void
 sample(const T* image, float y, float x, int height, int width, float (&values)[N]) {
@@ -116,21 +118,22 @@ sample(const T* image, float y, float x, int height, int width, float (&values)[
     }
 }
 
-// What blocks put out
+// Blocks' outputs
 
-/// One block's output, (B, h, w, PLANES): flow (4, in pixels of the block), the mask and what else
-/// is handed over. For the frame it is made FACTOR times larger, bilinearly, and flow grows as much.
+/// One block's output, (B, height / FACTOR, width / FACTOR, PLANES) for frames of height x width:
+/// flow (4 planes, in pixels of the block), the mask before its sigmoid, and features for the next
+/// block. It is upscaled FACTOR times, and flow then multiplied by FACTOR.
 template <class T, int PLANES, int FACTOR> struct BlockOutput {
     const T* planes;
 
-    /// Where the planes of the b-th pair begin; height, width: of the frame.
+    /// The planes of the b-th pair; height, width: of the frame.
     __device__ const T* of_pair(int b, int height, int width) const {
         return planes + (long long)b * ((height / FACTOR) * (width / FACTOR) * PLANES);
     }
 };
 
-/// COUNT planes from plane FIRST on, made FACTOR times larger, at (y, x) of the larger grid.
-/// height, width: of the planes.
+/// COUNT planes from plane FIRST on, upscaled FACTOR times, at (y, x) of the larger grid. height,
+/// width: of the planes.
 template <int FIRST, int COUNT, int PLANES, int FACTOR, class T>
 __device__ inline void
 upsample(const T* planes, int y, int x, int height, int width, float (&values)[COUNT]) {
@@ -144,7 +147,7 @@ upsample(const T* planes, int y, int x, int height, int width, float (&values)[C
     }
 }
 
-/// From the pixel in between to the first and to the second frame, in pixels.
+/// Flow from a pixel of the new frame to the first and to the second frame, in pixels.
 struct Flow {
     float x0, y0, x1, y1;
 };
@@ -162,7 +165,7 @@ __device__ inline void add_flow(
     flow.y1 += FACTOR * values[3];
 }
 
-/// The sum of what all blocks put out, at (y, x) of the frame.
+/// The sum of the flow of all blocks, at (y, x) of the frame.
 template <class... Outputs>
 __device__ inline Flow total_flow(int b, int y, int x, int height, int width, Outputs... outputs) {
     Flow flow = {0, 0, 0, 0};
@@ -170,36 +173,36 @@ __device__ inline Flow total_flow(int b, int y, int x, int height, int width, Ou
     return flow;
 }
 
-/// Adds the mask before its sigmoid and what else is handed over, by the last block or by all
-/// (ADDS), at (y, x) of the frame made SCALE times smaller.
-template <bool ADDS, int SCALE, int COUNT>
-__device__ inline void add_handed(int, int, int, int, int, float (&)[COUNT]) {}
+/// Adds what the last block passed on or, if ADDS_MASKS, what all blocks did, at (y, x) of the
+/// frame downscaled SCALE times: the first COUNT of the mask before its sigmoid and the features.
+template <bool ADDS_MASKS, int SCALE, int COUNT>
+__device__ inline void add_passed(int, int, int, int, int, float (&)[COUNT]) {}
 
-template <bool ADDS, int SCALE, int COUNT, class T, int PLANES, int FACTOR, class... Rest>
-__device__ inline void add_handed(
-    int b, int y, int x, int height, int width, float (&handed)[COUNT],
+template <bool ADDS_MASKS, int SCALE, int COUNT, class T, int PLANES, int FACTOR, class... Rest>
+__device__ inline void add_passed(
+    int b, int y, int x, int height, int width, float (&passed)[COUNT],
     BlockOutput<T, PLANES, FACTOR> output, Rest... rest
 ) {
-    if constexpr (ADDS || sizeof...(rest) == 0) {
-        constexpr bool BY_FOUR = COUNT > 1 && PLANES % 4 == 0;  // that move at once
+    if constexpr (ADDS_MASKS || sizeof...(rest) == 0) {
+        constexpr bool BY_FOUR = COUNT > 1 && PLANES % 4 == 0;  // so that four move at once
         constexpr int READ = BY_FOUR ? (COUNT + 3) / 4 * 4 : COUNT;
         float values[READ];
         const T* planes = output.of_pair(b, height, width);
         upsample<4, READ, PLANES, FACTOR / SCALE>(
             planes, y, x, height / FACTOR, width / FACTOR, values
         );
-        for (int p = 0; p < COUNT; p++) handed[p] += values[p];
+        for (int p = 0; p < COUNT; p++) passed[p] += values[p];
     }
-    add_handed<ADDS, SCALE>(b, y, x, height, width, handed, rest...);
+    add_passed<ADDS_MASKS, SCALE>(b, y, x, height, width, passed, rest...);
 }
 
-// Kernels. Each thread's index is its pixel: column, row, pair (but for finish_convolution).
+// Kernels. A thread's index is its pixel: column, row, pair (but for finish_convolution).
 
-/// One frame as blocks see it, (height, width, CHANNELS), or as the encoder does: three colours,
-/// FEATURES and zeros. The image goes on on the right and below as its border.
+/// Writes a prepared frame, (height, width, CHANNELS): three colours, FEATURES and zeros. Beyond
+/// the image, on the right and below, its border repeats.
 ///
-/// images: (N, image_height, image_width, COLOURS), `source` is which of them; `target` which of the
-/// prepared frames, if there are several.
+/// images: (N, image_height, image_width, COLOURS). features: (height, width, FEATURES). source:
+/// which of the images; target: which of the prepared frames, or null if there is only one.
 template <class T, class Image, int COLOURS, int FEATURES, int CHANNELS>
 KERNEL prepare_frame(
     T* __restrict__ prepared, const Image* images, const T* features, const long long* source,
@@ -210,30 +213,31 @@ KERNEL prepare_frame(
     if (x >= width || y >= height) return;
 
     float values[CHANNELS] = {}, colours[COLOURS];
-    const int at = min(y, image_height - 1) * image_width + min(x, image_width - 1);
+    const int image_pixel = min(y, image_height - 1) * image_width + min(x, image_width - 1);
     images += *source * image_height * image_width * COLOURS;
-    load<COLOURS, COLOURS>(images + at * COLOURS, colours);
+    load<COLOURS, COLOURS>(images + image_pixel * COLOURS, colours);
     for (int c = 0; c < 3; c++) values[c] = colours[COLOURS == 1 ? 0 : c];
     const int pixel = y * width + x;
     if constexpr (FEATURES > 0) {
-        float more[FEATURES];
-        load<FEATURES, FEATURES>(features + pixel * FEATURES, more);
-        for (int c = 0; c < FEATURES; c++) values[3 + c] = more[c];
+        float feature[FEATURES];
+        load<FEATURES, FEATURES>(features + pixel * FEATURES, feature);
+        for (int c = 0; c < FEATURES; c++) values[3 + c] = feature[c];
     }
     if (target) prepared += *target * height * width * CHANNELS;
     store<CHANNELS, CHANNELS>(prepared + pixel * CHANNELS, values);
 }
 
-/// A block's input, (B, height / SCALE, width / SCALE, SIZE): of both frames CHANNELS each if
-/// WARPED, then if STILL; then the timestep, HANDED planes, the flow and zeros.
+/// Writes a block's input, (B, height / SCALE, width / SCALE, INPUT_CHANNELS): both frames,
+/// CHANNELS each, warped, if WARPED; the same as they are, if UNWARPED; the timestep, if TIME;
+/// PASSED channels of mask and features; the flow, if FLOW; and zeros.
 ///
-/// Making a frame SCALE times smaller is, exactly, the mean of the 2x2 pixels in the middle of each
-/// cell, so only those are ever looked at.
+/// Downscaling a frame SCALE times is, exactly, the mean of the 2x2 pixels in the middle of each
+/// cell, so only those are ever read.
 ///
 /// frames: (N, height, width, CHANNELS). first, second: (B,), which of them. times: (B,).
 template <
-    class T, int SCALE, int CHANNELS, bool WARPED, bool STILL, bool TIME, int HANDED, bool FLOW,
-    bool ADDS, int SIZE, class... Outputs>
+    class T, int SCALE, int CHANNELS, bool WARPED, bool UNWARPED, bool TIME, int PASSED, bool FLOW,
+    bool ADDS_MASKS, int INPUT_CHANNELS, class... Outputs>
 KERNEL gather_block_input(
     T* __restrict__ input, const T* __restrict__ frames, const long long* first,
     const long long* second, const float* times, int height, int width, Outputs... outputs
@@ -248,12 +252,12 @@ KERNEL gather_block_input(
     constexpr float MEAN = 1.0f / PIXELS;
     constexpr bool MOVES = sizeof...(Outputs) > 0;
     const int top = y * SCALE + (SCALE - SIDE) / 2, left = x * SCALE + (SCALE - SIDE) / 2;
-    const T* both[2] = {
+    const T* pair[2] = {
         frames + first[b] * height * width * CHANNELS,
         frames + second[b] * height * width * CHANNELS,
     };
     const int cell = y * (width / SCALE) + x;
-    T* target = input + ((long long)b * (height / SCALE) * (width / SCALE) + cell) * SIZE;
+    T* target = input + ((long long)b * (height / SCALE) * (width / SCALE) + cell) * INPUT_CHANNELS;
 
     Flow flows[PIXELS];
     Flow mean = {0, 0, 0, 0};
@@ -267,31 +271,31 @@ KERNEL gather_block_input(
         mean.y1 += MEAN * flow.y1;
     }
 
-    // Before the frames, so that the mean need not be kept.
-    constexpr int START = 2 * CHANNELS * (WARPED + STILL), REST = SIZE - START;
+    // These are written before the frames, so that the mean need not be kept in registers.
+    constexpr int START = 2 * CHANNELS * (WARPED + UNWARPED), REST = INPUT_CHANNELS - START;
     if constexpr (REST > 0) {
         float rest[REST] = {};
         if constexpr (TIME) rest[0] = times[b];
-        if constexpr (HANDED > 0) {
-            float handed[HANDED] = {};
-            add_handed<ADDS, SCALE>(b, y, x, height, width, handed, outputs...);
-            for (int p = 0; p < HANDED; p++) rest[TIME + p] = handed[p];
+        if constexpr (PASSED > 0) {
+            float passed[PASSED] = {};
+            add_passed<ADDS_MASKS, SCALE>(b, y, x, height, width, passed, outputs...);
+            for (int p = 0; p < PASSED; p++) rest[TIME + p] = passed[p];
         }
         if constexpr (FLOW) {
-            rest[TIME + HANDED] = mean.x0 * (1.0f / SCALE);
-            rest[TIME + HANDED + 1] = mean.y0 * (1.0f / SCALE);
-            rest[TIME + HANDED + 2] = mean.x1 * (1.0f / SCALE);
-            rest[TIME + HANDED + 3] = mean.y1 * (1.0f / SCALE);
+            rest[TIME + PASSED] = mean.x0 * (1.0f / SCALE);
+            rest[TIME + PASSED + 1] = mean.y0 * (1.0f / SCALE);
+            rest[TIME + PASSED + 2] = mean.x1 * (1.0f / SCALE);
+            rest[TIME + PASSED + 3] = mean.y1 * (1.0f / SCALE);
         }
         store<REST, REST>(target + START, rest);
     }
 
     constexpr int PACK = pack_size<T>(CHANNELS, CHANNELS);
 #pragma unroll
-    for (int part = WARPED ? 0 : 2; part < (STILL ? 4 : 2); part++) {
+    for (int part = WARPED ? 0 : 2; part < (UNWARPED ? 4 : 2); part++) {
         const int k = part % 2;
         const bool warps = part < 2 && MOVES;
-#pragma unroll 1  // or as many registers more are taken
+#pragma unroll 1  // unrolled, it would need many more registers
         for (int channel = 0; channel < CHANNELS; channel += PACK) {
             float sum[PACK] = {};
 #pragma unroll
@@ -302,11 +306,11 @@ KERNEL gather_block_input(
                     const float at_y = row + (k ? flows[i].y1 : flows[i].y0);
                     const float at_x = column + (k ? flows[i].x1 : flows[i].x0);
                     sample<PACK, CHANNELS, PACK>(
-                        both[k] + channel, at_y, at_x, height, width, pixel
+                        pair[k] + channel, at_y, at_x, height, width, pixel
                     );
                 } else {
                     load<PACK, PACK>(
-                        both[k] + (row * width + column) * CHANNELS + channel, pixel
+                        pair[k] + (row * width + column) * CHANNELS + channel, pixel
                     );
                 }
                 for (int c = 0; c < PACK; c++) sum[c] += MEAN * pixel[c];
@@ -317,12 +321,12 @@ KERNEL gather_block_input(
     }
 }
 
-/// Finished frames, (B, height, width, CHANNELS): both images warped and blended, the residual,
-/// (B, 3, motion_height, motion_width), added. Motion goes beyond the images on the right and
-/// below, where they repeat their border.
+/// Writes the frames in between, (B, height, width, CHANNELS): both images warped and blended, and
+/// the residual, (B, 3, motion_height, motion_width), added, if RESIDUAL. The motion goes beyond
+/// the images on the right and below, where these repeat their border.
 ///
 /// images: (N, height, width, CHANNELS). first, second: (B,), which of them.
-template <class T, int CHANNELS, bool RESIDUAL, bool ADDS, class... Outputs>
+template <class T, int CHANNELS, bool RESIDUAL, bool ADDS_MASKS, class... Outputs>
 KERNEL render_frames(
     T* __restrict__ frames, const T* __restrict__ images, const long long* first,
     const long long* second, const float* residual, int height, int width, int motion_height,
@@ -336,7 +340,7 @@ KERNEL render_frames(
     const long long size = (long long)height * width * CHANNELS;
     const Flow flow = total_flow(b, y, x, motion_height, motion_width, outputs...);
     float mask[1] = {};
-    add_handed<ADDS, 1>(b, y, x, motion_height, motion_width, mask, outputs...);
+    add_passed<ADDS_MASKS, 1>(b, y, x, motion_height, motion_width, mask, outputs...);
     const float share = 1 / (1 + expf(-mask[0]));
     float frame[CHANNELS], other[CHANNELS];
     sample<CHANNELS, CHANNELS, CHANNELS>(
@@ -359,8 +363,8 @@ KERNEL render_frames(
     store<CHANNELS, CHANNELS>(frames + b * size + (y * width + x) * CHANNELS, frame);
 }
 
-/// Flow in pixels and the mask before its sigmoid, (B, 5, height, width).
-template <bool ADDS, class... Outputs>
+/// Writes full-size flow in pixels and the mask before its sigmoid, (B, 5, height, width).
+template <bool ADDS_MASKS, class... Outputs>
 KERNEL full_size_motion(float* motion, int height, int width, Outputs... outputs) {
     const int x = blockIdx.x * blockDim.x + threadIdx.x;
     const int y = blockIdx.y * blockDim.y + threadIdx.y;
@@ -370,7 +374,7 @@ KERNEL full_size_motion(float* motion, int height, int width, Outputs... outputs
     const int plane = height * width;
     const Flow flow = total_flow(b, y, x, height, width, outputs...);
     float mask[1] = {};
-    add_handed<ADDS, 1>(b, y, x, height, width, mask, outputs...);
+    add_passed<ADDS_MASKS, 1>(b, y, x, height, width, mask, outputs...);
     motion += (long long)b * 5 * plane + y * width + x;
     motion[0] = flow.x0;
     motion[plane] = flow.y0;
@@ -379,8 +383,8 @@ KERNEL full_size_motion(float* motion, int height, int width, Outputs... outputs
     motion[4 * plane] = mask[0];
 }
 
-/// In place: y + bias (+ residual), times the channel's slope where that is below zero. Each thread
-/// does N values that lie together; `count` such packs, `channels` of them in a pixel.
+/// Computes y + bias (+ residual), in place; where that is below zero, times the channel's slope.
+/// Each thread does a pack of N neighbouring values: `count` packs, `channels` of them to a pixel.
 template <class T, int N, bool RESIDUAL, bool SLOPES>
 KERNEL finish_convolution(
     T* y, const T* residual, const T* bias, const T* slopes, unsigned count, unsigned channels
@@ -404,24 +408,25 @@ KERNEL finish_convolution(
     store<N, N>(y, values);
 }
 
-/// What follows a block's last convolution, (B, height, width, CHANNELS): its bias,
-/// PixelShuffle(CELL) and zeros, so that the planes of a pixel lie together and are PLANES.
-template <class T, int CHANNELS, int CELL, int PLANES>
+/// Does what follows a block's last convolution, y, (B, height, width, CHANNELS): adds its bias,
+/// does a PixelShuffle(SHUFFLE) and adds zeros, so that each pixel has PLANES neighbouring values.
+template <class T, int CHANNELS, int SHUFFLE, int PLANES>
 KERNEL pack_block_output(
     T* __restrict__ output, const T* __restrict__ y, const T* bias, int height, int width
 ) {
     const int column = blockIdx.x * blockDim.x + threadIdx.x;
     const int row = blockIdx.y * blockDim.y + threadIdx.y;
     const int b = blockIdx.z;
-    if (column >= width * CELL || row >= height * CELL) return;
+    if (column >= width * SHUFFLE || row >= height * SHUFFLE) return;
 
-    constexpr int AREA = CELL * CELL;
-    const int within = row % CELL * CELL + column % CELL;
-    y += ((long long)b * height * width + row / CELL * width + column / CELL) * CHANNELS + within;
+    constexpr int AREA = SHUFFLE * SHUFFLE;
+    const int within = row % SHUFFLE * SHUFFLE + column % SHUFFLE;
+    const int pixel = row / SHUFFLE * width + column / SHUFFLE;
+    y += ((long long)b * height * width + pixel) * CHANNELS + within;
     bias += within;
     float planes[PLANES] = {};
     for (int p = 0; p < CHANNELS / AREA; p++)
         planes[p] = to_float(y[p * AREA]) + to_float(bias[p * AREA]);
-    output += ((long long)b * height * width * AREA + row * width * CELL + column) * PLANES;
+    output += ((long long)b * height * width * AREA + row * width * SHUFFLE + column) * PLANES;
     store<PLANES, PLANES>(output, planes);
 }

@@ -1,7 +1,7 @@
-"""Launches kernels in CUDA C: compiled by NVRTC, which comes with torch, for the very GPU.
+"""Compiles kernels in CUDA C for the GPU at hand, and launches them.
 
-Both libraries, NVRTC and the driver, are called by ctypes. What was compiled is kept on disk, so
-that later processes load it in milliseconds.
+The compiler is NVRTC, which comes with torch. Both NVRTC and the GPU's driver are called by ctypes.
+Compiled kernels are kept on disk, so that later processes load them in milliseconds.
 """
 
 import ctypes
@@ -25,9 +25,9 @@ from ...fileio import atomic_output
 
 log = logging.getLogger(__name__)
 
-OPTIONS = ("--std=c++17",)
+COMPILER_OPTIONS = ("--std=c++17",)
 #: Compilers that run at the same time.
-THREADS = 4
+COMPILER_THREADS = 4
 
 _IS_WINDOWS = sys.platform == "win32"
 
@@ -38,7 +38,13 @@ class KernelError(RuntimeError):
 
 @dataclass(frozen=True)
 class Compiled:
-    """Machine code of one kernel: `name` as it stands in `cubin`; log: what the compiler said."""
+    """The machine code of one kernel.
+
+    Attributes:
+        name: The kernel's name in the machine code.
+        cubin: The machine code.
+        log: The compiler's messages; empty if it did not run.
+    """
 
     name: bytes
     cubin: bytes
@@ -51,12 +57,17 @@ class Compiled:
 class Nvrtc:
     """The compiler.
 
+    Args:
+        files: Where its library may be, the best first: paths, or names for the system to find.
+
+    Attributes:
+        version: Such as "12.8".
+
     Raises:
         ImportError: It can't be loaded.
     """
 
     def __init__(self, files: Sequence[str]):
-        """files: of the library, the best first, each a path or a name that the system finds."""
         failures = []
         for file in files:
             try:
@@ -73,40 +84,33 @@ class Nvrtc:
         self.version = f"{major.value}.{minor.value}"
 
     def compile(self, source: str, kernel: str, architecture: str, *options: str) -> Compiled:
-        """Compiles one kernel of a source.
+        """Compiles one kernel.
 
         Args:
-            source: In CUDA C, without headers.
-            kernel: Its name, with the arguments of its template.
+            source: Source text in CUDA C, without headers.
+            kernel: The kernel's name, with the arguments of its template.
             architecture: Such as "sm_90".
-            options: More than `OPTIONS`.
+            *options: More options for the compiler.
 
         Raises:
             KernelError: With the compiler's first error, which names the line.
         """
         program, name = c_void_p(), kernel.encode()
-        self._call(
-            "nvrtcCreateProgram",
-            byref(program),
-            source.encode(),
-            b"kernels.cu",
-            c_int(0),
-            None,
-            None,
-        )
+        file, no_headers = b"kernels.cu", (c_int(0), None, None)
+        self._call("nvrtcCreateProgram", byref(program), source.encode(), file, *no_headers)
         try:
             self._call("nvrtcAddNameExpression", program, name)
-            flags = [*OPTIONS, *options, f"--gpu-architecture={architecture}"]
+            flags = [*COMPILER_OPTIONS, *options, f"--gpu-architecture={architecture}"]
             array = (c_char_p * len(flags))(*(flag.encode() for flag in flags))
             status = self._library.nvrtcCompileProgram(program, c_int(len(flags)), array)
-            said = self._output("ProgramLog", program).rstrip(b"\0").decode(errors="replace")
+            messages = self._output("ProgramLog", program).rstrip(b"\0").decode(errors="replace")
             if status:
-                errors = [line for line in said.splitlines() if "error" in line]
+                errors = [line for line in messages.splitlines() if "error" in line]
                 reason = errors[0] if errors else self._describe(status)
                 raise KernelError(f"{kernel} can't be compiled for {architecture}: {reason}")
-            lowered = c_char_p()
-            self._call("nvrtcGetLoweredName", program, name, byref(lowered))
-            return Compiled(lowered.value, self._output("CUBIN", program), said)
+            mangled = c_char_p()
+            self._call("nvrtcGetLoweredName", program, name, byref(mangled))
+            return Compiled(mangled.value, self._output("CUBIN", program), messages)
         finally:
             self._library.nvrtcDestroyProgram(byref(program))
 
@@ -128,7 +132,7 @@ class Nvrtc:
 
 @cache
 def compiler() -> Nvrtc:
-    """The one of torch's CUDA.
+    """Returns the compiler of torch's version of CUDA.
 
     Raises:
         ImportError: It can't be loaded, or torch is for other GPUs.
@@ -139,8 +143,10 @@ def compiler() -> Nvrtc:
 
 
 def library_files() -> list[str]:
-    """Where NVRTC may be, the best first: beside torch, in NVIDIA's own package, where the system
-    looks; of torch's version of CUDA."""
+    """Returns where NVRTC may be, of torch's version of CUDA, the best first.
+
+    Beside torch, in NVIDIA's own packages, and where the system looks.
+    """
     pattern = "nvrtc64_*.dll" if _IS_WINDOWS else "libnvrtc.so*"
     folders = [Path(torch.__file__).parent / "lib"]
     nvidia = importlib.util.find_spec("nvidia")
@@ -154,23 +160,23 @@ def library_files() -> list[str]:
     ]
     major = (torch.version.cuda or "").partition(".")[0]
     if major:
-        by_name = f"nvrtc64_{major}0_0.dll" if _IS_WINDOWS else f"libnvrtc.so.{major}"
-        return [file for file in [*files, by_name] if _major(file) in (major, None)]
+        system_name = f"nvrtc64_{major}0_0.dll" if _IS_WINDOWS else f"libnvrtc.so.{major}"
+        return [file for file in [*files, system_name] if _major(file) in (major, None)]
     return files
 
 
 def _major(file: str) -> str | None:
-    """The version of CUDA that an NVRTC's file name gives: libnvrtc.so.12, nvrtc64_120_0.dll."""
+    """The version of CUDA in NVRTC's file name: libnvrtc.so.12, nvrtc64_120_0.dll."""
     name = Path(file).name
     number = name.split("_")[1][:-1] if _IS_WINDOWS else name.partition(".so.")[2].split(".")[0]
     return number or None
 
 
-# What was compiled
+# The cache on disk
 
 
 def cache_folder() -> Path:
-    """Of this user, for what can be made again."""
+    """Returns this user's folder for compiled kernels, as the system's rules for caches have it."""
     if _IS_WINDOWS:
         base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
     elif sys.platform == "darwin":
@@ -183,9 +189,11 @@ def cache_folder() -> Path:
 def compile_or_read(
     compiler: Nvrtc, source: str, kernel: str, architecture: str, folder: Path
 ) -> Compiled:
-    """As `Nvrtc.compile`, but kept in `folder`, where that can be written; a damaged file counts as
-    none."""
-    key = "\0".join((source, kernel, architecture, compiler.version, *OPTIONS))
+    """Reads a compiled kernel from `folder`, or compiles it as `Nvrtc.compile` and keeps it there.
+
+    A damaged file is replaced. A folder that can't be written to is done without, which is logged.
+    """
+    key = "\0".join((source, kernel, architecture, compiler.version, *COMPILER_OPTIONS))
     file = folder / f"{hashlib.sha256(key.encode()).hexdigest()}.cubin"
     with suppress(OSError, ValueError):
         digest, name, cubin = file.read_bytes().split(b"\n", 2)
@@ -210,7 +218,7 @@ def _digest(name: bytes, cubin: bytes) -> bytes:
 
 
 class Driver:
-    """The GPUs' driver, in the contexts that torch uses.
+    """NVIDIA's driver, in the contexts that torch uses.
 
     Raises:
         ImportError: It can't be loaded.
@@ -227,7 +235,7 @@ class Driver:
 
     @contextmanager
     def on(self, device: int) -> Iterator[None]:
-        """Calls within it concern the context that torch has on a device."""
+        """Makes torch's context on a device current."""
         if device not in self._contexts:
             number, context = c_int(), c_void_p()
             self._call("cuDeviceGet", byref(number), c_int(device))
@@ -240,7 +248,7 @@ class Driver:
             self._call("cuCtxPopCurrent_v2", byref(c_void_p()))
 
     def load(self, compiled: Compiled) -> c_void_p:
-        """The kernel as `launch` takes it. It stays loaded as long as the process runs."""
+        """Loads a kernel, for as long as the process runs; returns what `launch` takes."""
         module, function = c_void_p(), c_void_p()
         self._call("cuModuleLoadData", byref(module), compiled.cubin)
         self._call("cuModuleGetFunction", byref(function), module, compiled.name)
@@ -249,6 +257,7 @@ class Driver:
     def launch(
         self, function: c_void_p, grid: Sequence[int], block: Sequence[int], stream: int, arguments
     ) -> None:
+        """Queues a kernel on a stream; the arguments are those of `KernelLauncher.launch`."""
         pointers = (c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
         sizes = map(c_uint, (*grid, *block, 0))
         self._call("cuLaunchKernel", function, *sizes, c_void_p(stream), pointers, None)
@@ -263,7 +272,7 @@ class Driver:
 
 @cache
 def driver() -> Driver:
-    """The process's.
+    """Returns the process's one driver.
 
     Raises:
         ImportError: It can't be loaded.
@@ -274,8 +283,12 @@ def driver() -> Driver:
 # Kernels
 
 
-class Kernels:
-    """The kernels of one source, each compiled and loaded when it is first launched on a device."""
+class KernelLauncher:
+    """Launches kernels of one source; each is compiled and loaded at its first launch on a device.
+
+    Args:
+        source: Source text in CUDA C.
+    """
 
     def __init__(self, source: str):
         self.source = source
@@ -294,14 +307,14 @@ class Kernels:
 
         Args:
             kernel: Its name, with the arguments of its template.
-            grid: Blocks of threads, by x, y and z.
-            block: Threads of each, by x, y and z.
-            arguments: Of ctypes' types.
-            device: Of the memory that the arguments point to.
+            grid: Blocks of threads along x, y and z.
+            block: Threads of each block along x, y and z.
+            arguments: The kernel's arguments, of ctypes' types.
+            device: The device with the memory that the arguments point to.
 
         Raises:
             ImportError: NVRTC or the driver can't be loaded.
-            KernelError: It can't be compiled, loaded or launched.
+            KernelError: The kernel can't be compiled, loaded or launched.
         """
         key = kernel, device.index
         noted = self._noted.get()
@@ -315,8 +328,11 @@ class Kernels:
             driver().launch(self._loaded[key], grid, block, stream, arguments)
 
     @contextmanager
-    def note(self) -> Iterator[set[tuple[str, int]]]:
-        """Within it, kernels are not launched, but put into a set, with their devices' numbers."""
+    def dry_run(self) -> Iterator[set[tuple[str, int]]]:
+        """Launches nothing in the context; yields a set of what would have been launched.
+
+        It holds the kernels' names with their devices' numbers.
+        """
         noted: set[tuple[str, int]] = set()
         token = self._noted.set(noted)
         try:
@@ -326,11 +342,11 @@ class Kernels:
 
     @contextmanager
     def precompile(self) -> Iterator[None]:
-        """Compiles all kernels that are noted within it, several at a time."""
-        with self.note() as noted:
+        """Launches nothing in the context, but compiles its kernels, several at a time."""
+        with self.dry_run() as noted:
             yield
         new = sorted(noted - self._loaded.keys())
-        with ThreadPoolExecutor(THREADS, "nvrtc") as threads:
+        with ThreadPoolExecutor(COMPILER_THREADS, "nvrtc") as threads:
             for key, compiled in zip(new, threads.map(self._compile, new), strict=True):
                 with driver().on(key[1]):
                     self._loaded[key] = driver().load(compiled)
