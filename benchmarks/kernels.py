@@ -1,13 +1,14 @@
-"""The fused kernels of GPUs, one by one: Triton's and those in CUDA C, in turns.
+"""Measures each GPU kernel on its own: Triton's and those in CUDA C, in turns.
 
-A network runs once by each kind and what its kernels are called with is kept; each call is then
-recorded 20 times in a graph, which is replayed. Prints how long a call takes, and how many bytes
-it moves a second of those that it must: its arguments and what it returns, once (of frames, only
-the pixels that a block looks at). Run from the repository's root, on a machine with a GPU:
+A network runs once with each kind of kernels, and every call of a kernel is kept with its
+arguments. Each call is then captured 20 times in one CUDA graph, which is replayed. Prints how long
+a call takes and how many GB/s it moves, counting the bytes that it has to move: its arguments and
+its result, once (of frames, only the pixels that a block reads). Run from the repository's root, on
+a machine with a GPU:
 
     python -m benchmarks.kernels
 
---registers needs none: it compiles all variants for GPUs of many kinds, and prints their registers.
+--registers needs no GPU: it compiles all kernels for several GPUs and prints their registers.
 """
 
 import argparse
@@ -35,13 +36,22 @@ from rife.inference.planner import BATCH, BATCH_PIXELS
 SIZES = {"480p": (480, 720), "1080p": (1080, 1920)}
 LANGUAGES = ("triton", "nvrtc")
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_120")
-#: Calls in a graph, and rounds in turns.
-CALLS, ROUNDS = 20, 5
+#: Calls in a graph.
+CALLS = 20
+#: How often each kind is measured, in turns.
+ROUNDS = 5
 
 
 class Call(NamedTuple):
-    """One launch: a function of a module of kernels, and its arguments. name: the same for calls
-    that do the same work."""
+    """One call of a function of a module of kernels.
+
+    Attributes:
+        function: Its name.
+        arguments: Its positional arguments.
+        options: Its keyword arguments.
+        name: The same for calls that do the same work.
+        bytes: How many it has to move.
+    """
 
     function: str
     arguments: tuple
@@ -71,28 +81,33 @@ def main() -> None:
 def compare(
     network: Network, height: int, width: int, languages: Iterable[str] = LANGUAGES
 ) -> dict[str, dict[str, Any]]:
-    """By name of the call: how often a call of the network makes it, MB that it must move, and
-    microseconds by language; summed up, of a new frame, last."""
+    """Measures all calls of kernels that one call of a network makes.
+
+    Returns:
+        A row for each call, by its name: how often the network makes it ("calls"), the MB that it
+        has to move ("MB"), and its microseconds by language. The last row sums up what a new
+        frame takes.
+    """
     rows: dict[str, dict[str, Any]] = {}
     with torch.inference_mode():
-        recorded: dict[str, dict[str, Callable[[], float]]] = {}
+        timers: dict[str, dict[str, Callable[[], float]]] = {}
         for language in languages:
             calls, pairs = calls_of(network, height, width, language)
             counts = Counter(call.name for call in calls)
-            recorded[language] = {}
+            timers[language] = {}
             for call in calls:
-                if call.name not in recorded[language]:
-                    recorded[language][call.name] = timer(load_kernels(language), call)
+                if call.name not in timers[language]:
+                    timers[language][call.name] = make_timer(load_kernels(language), call)
                     row = rows.setdefault(call.name, {"calls": counts[call.name]})
                     row["MB"] = call.bytes / 1e6
-        for language, timers in recorded.items():
-            for name in timers:
+        for language in timers:
+            for name in timers[language]:
                 rows[name][language] = []
         for _ in range(ROUNDS):
             for name in rows:
-                for language, timers in recorded.items():
-                    if name in timers:
-                        rows[name][language].append(timers[name]())
+                for language in timers:
+                    if name in timers[language]:
+                        rows[name][language].append(timers[language][name]())
     for row in rows.values():
         row |= {language: median(row[language]) for language in languages if language in row}
     sums = {
@@ -118,72 +133,76 @@ def lines_of(rows: dict[str, dict[str, Any]]) -> Iterator[str]:
 
 
 def calls_of(network: Network, height: int, width: int, language: str) -> tuple[list[Call], int]:
-    """All calls of kernels for one call of the network, and of how many pairs that is."""
+    """Returns the calls of kernels that one call of a network makes, and its number of pairs."""
     calls: list[Call] = []
     kernels = load_kernels(language)
 
-    class Noted(KernelEstimation):
-        finish_convolution = staticmethod(noting(kernels, "finish_convolution", calls))
-        if kernels.pack_block_output:
-            pack_block_output = staticmethod(noting(kernels, "pack_block_output", calls))
+    def record(function: str) -> staticmethod:
+        return staticmethod(recording(kernels, function, calls))
 
-    Noted.kernels = type(
-        "Noted", (), {name: staticmethod(noting(kernels, name, calls)) for name in FUNCTIONS}
-    )
+    class RecordedEstimation(KernelEstimation):
+        finish_convolution = record("finish_convolution")
+        if kernels.pack_block_output:
+            pack_block_output = record("pack_block_output")
+
+    RecordedEstimation.kernels = type("Recorded", (), {name: record(name) for name in FUNCTIONS})
     multiple = network.side_multiple()
     padded = [-(-side // multiple) * multiple for side in (height, width)]
-    place = "cpu" if network.device.type == "cpu" else "else"
-    pairs = max(1, min(BATCH, BATCH_PIXELS[place] // (padded[0] * padded[1])))
-    engine = Engine(network, Noted)
+    device = "cpu" if network.device.type == "cpu" else "else"
+    pairs = max(1, min(BATCH, BATCH_PIXELS[device] // (padded[0] * padded[1])))
+    engine = Engine(network, RecordedEstimation)
     random = torch.Generator().manual_seed(0)
     images = torch.rand(pairs + 1, 3, *padded, generator=random).to(network.device)
-    seen = engine.prepare(images)
+    frames = engine.prepare(images)
     calls.clear()
     indices = (torch.arange(i, pairs + i, device=network.device) for i in (0, 1))
     motion = engine.motion(
-        *(seen.with_index(index) for index in indices),
+        *(frames.with_index(index) for index in indices),
         torch.full((pairs, 1, 1, 1), 0.5, device=network.device), doubling_flags=[],
     )  # fmt: skip
-    given = images[:, :, :height, :width].permute(0, 2, 3, 1).contiguous()
-    motion.render_frames(given.to(network.dtype))
+    unpadded = images[:, :, :height, :width].permute(0, 2, 3, 1).contiguous()
+    motion.render_frames(unpadded.to(network.dtype))
     return calls, pairs
 
 
+#: The functions of a module of kernels.
 FUNCTIONS = [name for name in vars(Kernels) if not name.startswith("_") and name != "precompile"]
 
 
-def noting(kernels: Kernels, function: str, calls: list[Call]) -> Callable:
-    """The function, but that its calls are added to `calls`."""
+def recording(kernels: Kernels, function: str, calls: list[Call]) -> Callable:
+    """Returns the function with its calls recorded in `calls`."""
     launch = getattr(kernels, function)
 
-    def noted(*arguments: Any, **options: Any) -> Any:
-        made = launch(*arguments, **options)
-        scale = arguments[4].scale if function == "gather_block_input" else 1
-        looked_at = 4 / scale**2 if scale > 1 else 1
+    def launch_and_record(*arguments: Any, **options: Any) -> Any:
+        result = launch(*arguments, **options)
         tensors = list(tensors_of((arguments, options)))
-        moved = sum(x.nbytes for x in tensors) + sum(x.nbytes for x in tensors_of(made))
+        moved = sum(x.nbytes for x in tensors) + sum(x.nbytes for x in tensors_of(result))
+        scale = 1
         if function == "gather_block_input":
-            moved += (looked_at - 1) * arguments[0].nbytes
-        shape = "x".join(map(str, next(tensors_of(made)).shape))
+            scale = arguments[4].scale
+            share_read = 4 / scale**2 if scale > 1 else 1
+            moved -= (1 - share_read) * arguments[0].nbytes
+        shape = "x".join(map(str, next(tensors_of(result)).shape))
         dtype = str(tensors[0].dtype).removeprefix("torch.")
-        wishes = " ".join(
+        details = " ".join(
             word
-            for word, there in (
+            for word, is_given in (
                 (f"scale {scale}", function == "gather_block_input"),
                 (dtype, function == "render_frames"),
                 ("residual", function == "finish_convolution" and arguments[3] is not None),
                 ("slopes", function == "finish_convolution" and arguments[2] is not None),
             )
-            if there
+            if is_given
         )
-        name = f"{function} {shape} {wishes}".strip()
+        name = f"{function} {shape} {details}".strip()
         calls.append(Call(function, arguments, options, name, moved))
-        return made
+        return result
 
-    return noted
+    return launch_and_record
 
 
 def tensors_of(value: Any) -> Iterator[Tensor]:
+    """Yields the tensors in a call's arguments or result."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, BlockOutput):
@@ -195,8 +214,8 @@ def tensors_of(value: Any) -> Iterator[Tensor]:
             yield from tensors_of(each)
 
 
-def timer(kernels: Kernels, call: Call) -> Callable[[], float]:
-    """A function that returns microseconds of a call, measured over many."""
+def make_timer(kernels: Kernels, call: Call) -> Callable[[], float]:
+    """Returns a function that measures a call, as the mean of many, in microseconds."""
 
     def run() -> None:
         for _ in range(CALLS):
@@ -205,19 +224,19 @@ def timer(kernels: Kernels, call: Call) -> Callable[[], float]:
     run()
     if not torch.cuda.is_available():
 
-        def timed_on_cpu() -> float:
+        def measure_on_cpu() -> float:
             started = time.perf_counter()
             run()
             return 1e6 * (time.perf_counter() - started) / CALLS
 
-        return timed_on_cpu
+        return measure_on_cpu
     graph = torch.cuda.CUDAGraph()
     torch.cuda.synchronize()
     with torch.cuda.graph(graph):
         run()
     graph.replay()
 
-    def timed() -> float:
+    def measure() -> float:
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         graph.replay()
@@ -225,15 +244,17 @@ def timer(kernels: Kernels, call: Call) -> Callable[[], float]:
         stop.synchronize()
         return 1000 * start.elapsed_time(stop) / CALLS
 
-    return timed
+    return measure
 
 
 # Registers
 
 
 def variants(networks: Iterable[Network]) -> list[str]:
-    """The kernels in CUDA C that these networks use, with all their options, on frames in bytes and
-    in the network's dtype."""
+    """Returns the kernels in CUDA C, with the arguments of their templates, that networks launch.
+
+    With all options of the networks, on frames in bytes and in the network's dtype.
+    """
     names: set[str] = set()
     for network in networks:
         side = network.side_multiple()
@@ -241,8 +262,8 @@ def variants(networks: Iterable[Network]) -> list[str]:
             for ensemble in {False, "ensemble" in network.options}:
                 for refine in {False, "refine" in network.options}:
                     engine = Engine(network, kernel_estimation("nvrtc"))
-                    both = engine.prepare(torch.zeros(2, 3, side, side), refine=refine)
-                    pair = (both.with_index(torch.tensor([i])) for i in (0, 1))
+                    frames = engine.prepare(torch.zeros(2, 3, side, side), refine=refine)
+                    pair = (frames.with_index(torch.tensor([i])) for i in (0, 1))
                     motion = engine.motion(
                         *pair, 0.5, ensemble=ensemble, refine=refine, doubling_flags=[]
                     )
@@ -250,7 +271,9 @@ def variants(networks: Iterable[Network]) -> list[str]:
                         for channels in (1, 3, 4):
                             images = torch.zeros(2, side, side, channels, dtype=dtype)
                             motion.render_frames(images)
-                            engine.prepare_slot(both.image_and_features, images, torch.tensor([1]))
+                            engine.prepare_slot(
+                                frames.image_and_features, images, torch.tensor([1])
+                            )
                     motion.mask  # noqa: B018
         names |= {name for name, _ in noted}
     return sorted(names)
@@ -262,23 +285,23 @@ class Resources(NamedTuple):
 
 
 def resources(kernel: str, architecture: str) -> Resources:
-    """Registers of a thread and bytes spilled, of a kernel compiled for an architecture."""
+    """Returns a thread's registers and the bytes that are spilled, as the compiler reports them."""
     source = nvrtc_kernels.SOURCE_FILE.read_text(encoding="utf-8")
-    said = compiler().compile(source, kernel, architecture, "--ptxas-options=-v").log
-    registers = int(re.search(r"Used (\d+) registers", said)[1])
-    spilled = sum(map(int, re.findall(r"(\d+) bytes (?:spill|stack)", said)))
+    log = compiler().compile(source, kernel, architecture, "--ptxas-options=-v").log
+    registers = int(re.search(r"Used (\d+) registers", log)[1])
+    spilled = sum(map(int, re.findall(r"(\d+) bytes (?:spill|stack)", log)))
     return Resources(registers, spilled)
 
 
 def register_table(kernels: Iterable[str], architectures: Iterable[str]) -> Iterator[str]:
-    """Markdown: registers of each kernel by architecture, and what spills."""
+    """Yields the lines of a table in Markdown: each kernel's registers, and what is spilled."""
     yield "| kernel | " + " | ".join(architectures) + " |"
     yield "| --- |" + " --- |" * len(architectures)
     with ThreadPoolExecutor(2) as threads:
         for kernel in kernels:
-            found = threads.map(resources, [kernel] * len(architectures), architectures)
+            needed = threads.map(resources, [kernel] * len(architectures), architectures)
             cells = [
-                str(x.registers) + (f" ({x.spilled} B spilled)" * bool(x.spilled)) for x in found
+                str(x.registers) + (f" ({x.spilled} B spilled)" * bool(x.spilled)) for x in needed
             ]
             yield f"| `{kernel}` | " + " | ".join(cells) + " |"
 

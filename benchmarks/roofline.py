@@ -1,11 +1,11 @@
-"""What the machine could do at best: how much of it interpolation reaches.
+"""Compares interpolation with what the machine can do at best (a roofline).
 
-Counts, for each network and size, the arithmetic of its convolutions for a new frame, and the least
-bytes that they move: each convolution's input, output and weights once, the frames given and made
-once. Warping, resizing and activations are left out, so both are lower bounds. Then measures what
-this machine reaches in a large matrix product, in a convolution of 64 channels, and in copying
-memory, and prints how much of that the times of benchmarks.speed amount to. Run from the
-repository's root:
+Counts, for each network and size, the arithmetic of its convolutions for a new frame and the bytes
+that they have to move: each convolution's input, output and weights once, the input and output
+frames once. Warping, resizing and activations are left out, so both are lower bounds. Then measures
+what this machine reaches in a large matrix product, in a convolution of 64 channels and in copying
+memory, and prints how much of that the results of benchmarks.speed reach. Run from the repository's
+root:
 
     python -m benchmarks.roofline --results results.json --out results.json
 """
@@ -44,12 +44,12 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     with torch.inference_mode():
-        found = ceilings(args.device, args.runs, 8 if args.small else 1)
-        for name, value in found.items():
+        limits = ceilings(args.device, args.runs, 8 if args.small else 1)
+        for name, value in limits.items():
             unit = "GB/s" if name == "copy" else "GFLOP/s"
             print(f"{name:24} {value / 1e9:8.1f} {unit}")
-        where = {"device": args.device, "threads": torch.get_num_threads()}
-        save(args, "ceilings", {" | ".join(map(str, where.values())): {**where, **found}})
+        setup = {"device": args.device, "threads": torch.get_num_threads()}
+        save(args, "ceilings", {" | ".join(map(str, setup.values())): {**setup, **limits}})
         for name in args.networks:
             network = NETWORKS[name]()
             rows = [work_row(name, network, *sized(size, None)[:2]) for size in args.sizes]
@@ -62,7 +62,7 @@ def main() -> None:
                 )
     if args.results:
         with torch.inference_mode():
-            rows = shares(json.loads(args.results.read_text()), found, args)
+            rows = shares(json.loads(args.results.read_text()), limits, args)
         save(args, "shares", rows)
         print(*map(in_words, rows.values()), sep="\n")
 
@@ -71,7 +71,13 @@ def main() -> None:
 
 
 class Layer(NamedTuple):
-    """What one convolution does for a new frame: values are those of its input and its output."""
+    """The work of one convolution for a new frame.
+
+    Attributes:
+        flops: Additions and multiplications.
+        values: Of its input and its output.
+        weights: Of its kernel.
+    """
 
     flops: float
     values: float
@@ -84,45 +90,50 @@ class Layer(NamedTuple):
 def work(
     network: Network, height: int, width: int, multiplier: int, scale: float
 ) -> tuple[list[Layer], float]:
-    """For one new frame in the middle of a clip: of each convolution, and the bytes of frames.
+    """Counts the work for one new frame in the middle of a clip.
 
-    Run once on frames as small as can be: all but the weights grows with the pixels.
+    Returns:
+        The work of each convolution, and the bytes of the input and output frames.
     """
+    # Counted on the smallest frames: all but the weights grows with the pixels.
     side = network.side_multiple(scale)
-    grown = (height + -height % side) * (width + -width % side) / side**2
+    growth = (height + -height % side) * (width + -width % side) / side**2
     image = torch.zeros(1, 3, side, side)
-    # Of two frames one is new, and made ready once for all timesteps; where only midpoints are
-    # made, every frame that is made is made ready too.
+    # One of the two input frames is new, and is prepared once for all timesteps. By recursion,
+    # where only midpoints can be had, each output frame is prepared, too.
     share = 1 / (multiplier - 1) if network.any_timestep else 1
-    once = [
-        Layer(*(share * x for x in layer)) for layer in counted(network, network.prepare, image)
+    preparing = [
+        Layer(*(share * x for x in layer))
+        for layer in count_convolutions(network, network.prepare, image)
     ]
     frame = network.prepare(image)
-    each = counted(network, partial(network.motion, scale=scale), frame, frame)
-    layers = [Layer(grown * f, grown * v, w) for f, v, w in once + each]
+    motion = partial(network.motion, scale=scale)
+    estimating = count_convolutions(network, motion, frame, frame)
+    layers = [Layer(growth * f, growth * v, w) for f, v, w in preparing + estimating]
     return layers, 4 * 3 * height * width * (1 + 2 / (multiplier - 1))
 
 
-def counted(network: nn.Module, run: Callable, *given: object) -> list[Layer]:
-    """All convolutions of a run."""
-    found = []
+def count_convolutions(network: nn.Module, run: Callable, *arguments: object) -> list[Layer]:
+    """Runs `run` and returns the work of each convolution of the network in it."""
+    convolutions = []
 
-    def count(layer: nn.Conv2d | nn.ConvTranspose2d, given: tuple[Tensor], made: Tensor) -> None:
-        # Each value of the one side meets all weights of one channel of the other.
-        side = given[0] if isinstance(layer, nn.ConvTranspose2d) else made
+    def count(layer: nn.Conv2d | nn.ConvTranspose2d, inputs: tuple[Tensor], output: Tensor) -> None:
+        (x,) = inputs
+        # Each value of an output (of an input, if transposed) meets one channel's weights.
+        side = x if isinstance(layer, nn.ConvTranspose2d) else output
         flops = 2 * side.numel() * layer.weight[0].numel()
-        found.append(Layer(flops, given[0].numel() + made.numel(), layer.weight.numel()))
+        convolutions.append(Layer(flops, x.numel() + output.numel(), layer.weight.numel()))
 
     layers = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
     hooks = [layer.register_forward_hook(count) for layer in layers]
-    run(*given)
+    run(*arguments)
     for hook in hooks:
         hook.remove()
-    return found
+    return convolutions
 
 
 def work_row(name: str, network: Network, height: int, width: int) -> dict:
-    """At 2x, with the scale that ours chooses."""
+    """Returns the work of a new frame at 2x, at the scale that is the default for its size."""
     scale = Options().scale_for(height, width)
     layers, frames = work(network, height, width, 2, scale)
     return {
@@ -139,53 +150,64 @@ def work_row(name: str, network: Network, height: int, width: int) -> dict:
 
 
 def ceilings(device: str, runs: int, smaller: int) -> dict[str, float]:
-    """FLOP/s and bytes/s: the best of several runs."""
-    found = {}
+    """Measures FLOP/s and bytes/s, the best of several runs.
+
+    Args:
+        device: "cpu" or "cuda".
+        runs: How many.
+        smaller: Divides the sizes of matrices, images and memory.
+    """
+    limits = {}
     for dtype in (torch.float32, torch.bfloat16 if device == "cpu" else torch.float16):
-        word = str(dtype).removeprefix("torch.")
+        precision = str(dtype).removeprefix("torch.")
         n = (2048 if device == "cpu" else 8192) // smaller
         a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
         seconds = best(lambda a=a, b=b: a @ b, device, runs)
-        found[f"matmul {word}"] = 2 * n**3 / seconds
+        limits[f"matmul {precision}"] = 2 * n**3 / seconds
         side = 512 // smaller
         x = torch.randn(1, 64, side, side, device=device, dtype=dtype)
         weight = torch.randn(64, 64, 3, 3, device=device, dtype=dtype)
         x, weight = (t.to(memory_format=torch.channels_last) for t in (x, weight))
         seconds = best(lambda x=x, w=weight: F.conv2d(x, w, padding=1), device, runs)
-        found[f"convolution {word}"] = 2 * 64 * 64 * 9 * side**2 / seconds
+        limits[f"convolution {precision}"] = 2 * 64 * 64 * 9 * side**2 / seconds
     size = 2**28 // smaller  # bytes: larger than any cache
     source, target = (torch.ones(size // 4, device=device) for _ in range(2))
-    found["copy"] = 2 * size / best(lambda: target.copy_(source), device, runs)
-    return found
+    limits["copy"] = 2 * size / best(lambda: target.copy_(source), device, runs)
+    return limits
 
 
 def best(run: Callable[[], object], device: str, runs: int) -> float:
-    """Seconds."""
-    took = []
+    """Runs `run` several times; returns the fewest seconds. The first one is for warming up."""
+    seconds = []
     for _ in range(runs + 1):
         started = time.perf_counter()
         run()
         if device == "cuda":
             torch.cuda.synchronize()
-        took.append(time.perf_counter() - started)
-    return min(took[1:])
+        seconds.append(time.perf_counter() - started)
+    return min(seconds[1:])
 
 
 # What was reached
 
 
-def shares(results: dict, found: dict[str, float], args: argparse.Namespace) -> dict[str, dict]:
-    """Of each of our rows. both: with each convolution at the ceiling of computing or of copying,
-    whichever takes it longer, and nothing else to do."""
-    where = (args.device, torch.get_num_threads())
+def shares(results: dict, limits: dict[str, float], args: argparse.Namespace) -> dict[str, dict]:
+    """Computes what share of the limits our rows of benchmarks.speed reach.
+
+    Returns:
+        A row for each, with its shares of "matmul", "convolution" and "copy". "both" compares with
+        a machine that has nothing to do but each convolution, at the limit of computing or of
+        copying, whichever takes longer.
+    """
+    setup = (args.device, torch.get_num_threads())
     rows, networks = {}, {}
     for key, row in results.get("speed", {}).items():
         name, precision = row["network"], row.get("precision")
-        if (row["device"].split(",")[0], row["threads"]) != where or not row[
+        if (row["device"].split(",")[0], row["threads"]) != setup or not row[
             "contender"
         ].startswith("ours"):
             continue
-        if name not in args.networks or f"matmul {precision}" not in found:
+        if name not in args.networks or f"matmul {precision}" not in limits:
             continue
         networks[name] = networks.get(name) or NETWORKS[name]()
         size = row["height"], row["width"]
@@ -193,15 +215,15 @@ def shares(results: dict, found: dict[str, float], args: argparse.Namespace) -> 
         seconds = median(row["seconds"]) / row["new"]
         flops = sum(layer.flops for layer in layers)
         moved = frames + sum(layer.bytes(precision) for layer in layers)
-        peak, copy = found[f"convolution {precision}"], found["copy"]
+        peak, copy = limits[f"convolution {precision}"], limits["copy"]
         least = sum(max(x.flops / peak, x.bytes(precision) / copy) for x in layers)
-        shown = ("network", "height", "width", "multiplier", "contender", "device", "threads")
+        columns = ("network", "height", "width", "multiplier", "contender", "device", "threads")
         rows[key] = {
-            **{k: row[k] for k in shown},
+            **{k: row[k] for k in columns},
             "seconds": seconds,
             "flops": flops,
             "bytes": moved,
-            "matmul": flops / found[f"matmul {precision}"] / seconds,
+            "matmul": flops / limits[f"matmul {precision}"] / seconds,
             "convolution": flops / peak / seconds,
             "copy": moved / copy / seconds,
             "both": (least + frames / copy) / seconds,

@@ -1,4 +1,4 @@
-"""The paper's network under the name that it has upstream; its code is in networks/ifnet.py."""
+"""The paper's network under its upstream name; its code is in networks/ifnet.py."""
 
 from .networks.ifnet import IFBlock, IFNet, IFNet_2R, IFNet_m
 

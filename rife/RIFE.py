@@ -1,4 +1,4 @@
-"""Model: the paper's manager of a network, to load, save, infer and train with.
+"""Model: the paper's class that loads, saves, runs and trains a network.
 
 Upstream: ECCV2022-RIFE, model/RIFE.py. To interpolate clips, see `rife.interpolate`.
 """
@@ -18,9 +18,16 @@ from .networks.ifnet import IFNet, IFNet_m
 
 
 class Model:
-    """Holds IFNet, or with `arbitrary` IFNet_m, for any timestep.
+    """Manages one network of the paper.
 
-    device: None is the best at hand.
+    Args:
+        arbitrary: Use IFNet_m, for any timestep, instead of IFNet, for the midpoint.
+        device: Where it runs; None: the best device at hand.
+
+    Attributes:
+        device: Where the network is.
+        flownet: The network.
+        optimizer: AdamW, over all of its weights.
     """
 
     def __init__(self, arbitrary: bool = False, device: str | torch.device | None = None):
@@ -36,15 +43,22 @@ class Model:
         self.flownet.eval()
 
     def load_model(self, path: str | os.PathLike) -> None:
-        """Load weights from a file, or from `flownet.pkl` in a folder.
+        """Loads weights. Those of the teacher stay as they are if the file has none.
 
-        Raises CheckpointError if they are not of this network. A file without the teacher leaves
-        the one that is here.
+        Args:
+            path: A file, or a folder with a `flownet.pkl`.
+
+        Raises:
+            CheckpointError: The weights are not of this network.
         """
         load_weights(self.flownet, read_state_dict(path), Path(path))
 
     def save_model(self, path: str | os.PathLike) -> None:
-        """Save the weights, teacher included, to a file, or to `flownet.pkl` in a folder."""
+        """Saves the weights, the teacher's included.
+
+        Args:
+            path: A file, or an existing folder, in which `flownet.pkl` is written.
+        """
         path = Path(path)
         if path.is_dir():
             path = path / "flownet.pkl"
@@ -61,29 +75,42 @@ class Model:
         TTA: bool = False,
         timestep: float = 0.5,
     ) -> Tensor:
-        """The frame between two, (B, 3, H, W) in [0, 1], sides multiples of 32 / min(scale, 1).
+        """Interpolates between two frames.
 
-        scale: divides the blocks' scale factors, so that 0.5 estimates flow at half the resolution.
-        TTA: average with the pass over the frames turned by 180 degrees.
-        timestep: for IFNet_m; IFNet makes the midpoint.
+        Args:
+            img0: The first frame, (B, 3, H, W) in [0, 1], sides multiples of 32 / min(scale, 1).
+            img1: The second frame.
+            scale: Divides the blocks' scale factors: 0.5 estimates flow at half the resolution.
+            TTA: Average with the result for the frames rotated by 180 degrees.
+            timestep: Of IFNet_m, in (0, 1); IFNet makes the midpoint.
+
+        Returns:
+            The frame in between, (B, 3, H, W) in [0, 1].
         """
         pair = torch.cat((img0, img1), 1)
         scales = [s / scale for s in self.flownet.scales]
         frame = self.flownet(pair, scales, timestep)[2][2]
         if TTA:
-            turned = self.flownet(pair.flip(2, 3), scales, timestep)[2][2]
-            frame = (frame + turned.flip(2, 3)) / 2
+            rotated = self.flownet(pair.flip(2, 3), scales, timestep)[2][2]
+            frame = (frame + rotated.flip(2, 3)) / 2
         return frame
 
     def update(
         self, imgs: Tensor, gt: Tensor, learning_rate: float, training: bool = True
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """One step of training: `imgs` (B, 6, H, W), the pair; `gt` (B, 3, H, W), the true frame.
+        """Takes one AdamW step on student, teacher and 0.01 x distillation loss.
 
-        Laplacian-pyramid L1 of student and teacher, and 0.01 x distillation, stepped by AdamW.
-        training False computes the same without a step. Returns the student's frame and a dict:
-        `loss_l1`, `loss_tea`, `loss_distill`; `flow` (B, 2, H, W), to the first frame, and `mask`;
-        `flow_tea` (B, 4, H, W) and `merged_tea`, the teacher's.
+        Args:
+            imgs: The pairs of frames, (B, 6, H, W) in [0, 1].
+            gt: The true frames in between, (B, 3, H, W).
+            learning_rate: Of this step.
+            training: If false, the losses are computed, but no step is taken.
+
+        Returns:
+            The student's frame, (B, 3, H, W), and a dict: the losses `loss_l1` (of the student's
+            frame) and `loss_tea` (of the teacher's), see `laplacian_l1`, and `loss_distill`; the
+            student's `flow` to the first frame, (B, 2, H, W), and `mask`; the teacher's `flow_tea`,
+            (B, 4, H, W), and frame, `merged_tea`.
         """
         self.flownet.train(training)
         with torch.set_grad_enabled(training):
@@ -110,22 +137,26 @@ class Model:
 
 
 def laplacian_l1(image: Tensor, target: Tensor, levels: int = 5) -> Tensor:
-    """Mean absolute difference of two images' Laplacian pyramids, summed over the levels.
+    """Returns the mean absolute difference of two Laplacian pyramids, summed over the levels.
 
-    image, target: (B, C, H, W), sides multiples of 2 ** levels and above 2 ** (levels + 1).
     Niklaus and Liu, "Context-aware Synthesis for Video Frame Interpolation", CVPR 2018.
+
+    Args:
+        image: (B, C, H, W), sides multiples of 2 ** levels and above 2 ** (levels + 1).
+        target: As `image`.
+        levels: Of the pyramids.
     """
-    pairs = zip(_laplacian(image, levels), _laplacian(target, levels), strict=True)
+    pairs = zip(_laplacian_pyramid(image, levels), _laplacian_pyramid(target, levels), strict=True)
     return sum(F.l1_loss(a, b) for a, b in pairs)
 
 
-def _laplacian(image: Tensor, levels: int) -> Sequence[Tensor]:
+def _laplacian_pyramid(image: Tensor, levels: int) -> Sequence[Tensor]:
     pyramid = []
     for _ in range(levels):
         smaller = _blur(image)[:, :, ::2, ::2]
-        spread = torch.zeros_like(image)
-        spread[:, :, ::2, ::2] = 4 * smaller
-        pyramid.append(image - _blur(spread))
+        upsampled = torch.zeros_like(image)
+        upsampled[:, :, ::2, ::2] = 4 * smaller
+        pyramid.append(image - _blur(upsampled))
         image = smaller
     return pyramid
 

@@ -1,4 +1,4 @@
-"""The refine module under the name that it has upstream; its code is in networks/refine.py."""
+"""The refine module under its upstream name; its code is in networks/refine.py."""
 
 from .networks.refine import Contextnet, Unet
 

@@ -48,7 +48,7 @@ def test_parts_are_as_good_as_one_tensor(dtype, activation):
     conv = nn.Conv2d(28, 20, 3, 2, 1).to(dtype)
     layer = FusedConvolution(conv)
     if activation:
-        layer.with_activation(activation.to(dtype))
+        layer.absorb_activation(activation.to(dtype))
     x = image(28, dtype)
     with torch.inference_mode():
         wanted = (activation or nn.Identity())(F.conv2d(x, conv.weight, conv.bias, 2, 1))

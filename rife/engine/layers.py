@@ -32,18 +32,22 @@ def fuse_layers(network: nn.Module, finish: FinishConvolution | None = None) -> 
         finish: Does what follows a convolution, its bias and residual included; None: torch does.
     """
     shared = {id(parameter): parameter for parameter in network.parameters()}
-    fused = _fuse(copy.deepcopy(network, shared), on_cpu=finish is None)
+    fused = _fuse(copy.deepcopy(network, shared), allow_upsampling=finish is None)
     for module in fused.modules():
         if isinstance(module, FusedConvolution):
             module.finish = finish
     return fused
 
 
-def _fuse(module: nn.Module, on_cpu: bool) -> nn.Module:
-    """on_cpu: whether UpsamplingConvolutions may be used."""
+def _fuse(module: nn.Module, allow_upsampling: bool) -> nn.Module:
+    """allow_upsampling: whether an UpsamplingConvolution may replace a transposed convolution."""
     if isinstance(module, ResConv):
         return _fuse_resconv(module)
-    if isinstance(module, nn.ConvTranspose2d) and on_cpu and UpsamplingConvolution.suits(module):
+    if (
+        isinstance(module, nn.ConvTranspose2d)
+        and allow_upsampling
+        and UpsamplingConvolution.can_replace(module)
+    ):
         return UpsamplingConvolution(module)
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
         return FusedConvolution(module)
@@ -51,18 +55,18 @@ def _fuse(module: nn.Module, on_cpu: bool) -> nn.Module:
         return PixelShuffle2()
     if isinstance(module, nn.Sequential):
         layers: list[nn.Module] = []
-        for layer in (_fuse(child, on_cpu) for child in module):
+        for layer in (_fuse(child, allow_upsampling) for child in module):
             previous = layers[-1] if layers else None
             is_convolution = isinstance(previous, (FusedConvolution, UpsamplingConvolution))
             if isinstance(layer, PixelShuffle2) and isinstance(previous, UpsamplingConvolution):
                 layers[-1] = previous.with_shuffle()
             elif isinstance(layer, _ACTIVATIONS) and is_convolution:
-                layers[-1] = previous.with_activation(layer)
+                layers[-1] = previous.absorb_activation(layer)
             else:
                 layers.append(layer)
         return nn.Sequential(*layers)
     for name, child in module.named_children():
-        setattr(module, name, _fuse(child, on_cpu))
+        setattr(module, name, _fuse(child, allow_upsampling))
     return module
 
 
@@ -76,7 +80,7 @@ def _fuse_resconv(module: ResConv) -> "FusedConvolution":
     if not residual:
         one_group = torch.eye(weight.shape[1], device=weight.device)
         weight[:, :, 1, 1] += one_group.repeat(conv.groups, 1)
-    return FusedConvolution(conv, weight, conv.bias * beta, residual).with_activation(module.relu)
+    return FusedConvolution(conv, weight, conv.bias * beta, residual).absorb_activation(module.relu)
 
 
 class FusedConvolution(nn.Module):
@@ -117,7 +121,7 @@ class FusedConvolution(nn.Module):
         """Whether it can take its input in several tensors without joining them."""
         return not (self.transposed or self.finish) and _has_packed_convolutions(self.weight)
 
-    def with_activation(self, activation: nn.LeakyReLU | nn.PReLU) -> "FusedConvolution":
+    def absorb_activation(self, activation: nn.LeakyReLU | nn.PReLU) -> "FusedConvolution":
         """Takes in the activation that follows; returns itself."""
         if isinstance(activation, nn.LeakyReLU):
             self.slope = activation.negative_slope
@@ -240,7 +244,7 @@ class UpsamplingConvolution(nn.Module):
         )
 
     @staticmethod
-    def suits(conv: nn.ConvTranspose2d) -> bool:
+    def can_replace(conv: nn.ConvTranspose2d) -> bool:
         """Whether `conv` can be run like this and is faster: oneDNN fills up its planes to 16s."""
         geometry = conv.kernel_size, conv.stride, conv.padding, conv.groups
         is_filled_up = conv.out_channels % 16 != 0
@@ -254,9 +258,9 @@ class UpsamplingConvolution(nn.Module):
         """Returns one that does a PixelShuffle(2), too."""
         return UpsamplingConvolution(self.conv, 4)
 
-    def with_activation(self, activation: nn.LeakyReLU | nn.PReLU) -> FusedConvolution:
+    def absorb_activation(self, activation: nn.LeakyReLU | nn.PReLU) -> FusedConvolution:
         """Returns a FusedConvolution: another layer follows, which wants its layout."""
-        return FusedConvolution(self.conv).with_activation(activation)
+        return FusedConvolution(self.conv).absorb_activation(activation)
 
     def narrowed(self, planes: int) -> "UpsamplingConvolution":
         """Returns one that gives the first planes of its convolution only."""

@@ -421,8 +421,8 @@ KERNEL pack_block_output(
 
     constexpr int AREA = SHUFFLE * SHUFFLE;
     const int within = row % SHUFFLE * SHUFFLE + column % SHUFFLE;
-    const int pixel = row / SHUFFLE * width + column / SHUFFLE;
-    y += ((long long)b * height * width + pixel) * CHANNELS + within;
+    y += within
+        + ((long long)b * height * width + row / SHUFFLE * width + column / SHUFFLE) * CHANNELS;
     bias += within;
     float planes[PLANES] = {};
     for (int p = 0; p < CHANNELS / AREA; p++)
