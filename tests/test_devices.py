@@ -1,4 +1,4 @@
-"""Which precisions a device computes in, and what is used instead of those it would emulate."""
+"""The device and the precision that a model runs in; precisions it would emulate are replaced."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rife import usable_dtype
-from rife.devices import default_dtype
+from rife.devices import best_device, default_dtype
 
 CPU = torch.device("cpu")
 SHOWN = (
@@ -85,3 +85,39 @@ def test_a_cpu_with_avx2_alone_is_known_in_a_process_of_its_own():
     )
     assert done.stdout.strip() == "torch.float32"
     assert "only emulates bfloat16" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "available, best",
+    [("cuda mps xpu", "cuda"), ("mps xpu", "mps"), ("xpu", "xpu"), ("", "cpu")],
+)
+def test_the_best_device(monkeypatch, available, best):
+    modules = {"cuda": torch.cuda, "mps": torch.backends.mps, "xpu": torch.xpu}
+    for name, module in modules.items():
+        is_there = name in available.split()
+        monkeypatch.setattr(module, "is_available", lambda is_there=is_there: is_there)
+    assert best_device() == torch.device(best)
+
+
+@pytest.mark.parametrize(
+    "name, capability, dtype",
+    [
+        ("NVIDIA H100 80GB HBM3", (9, 0), torch.float16),
+        ("NVIDIA GeForce RTX 2080 Ti", (7, 5), torch.float16),
+        ("Tesla T4", (7, 5), torch.float16),
+        ("Tesla V100-SXM2-16GB", (7, 0), torch.float16),
+        ("NVIDIA GeForce GTX 1660 SUPER", (7, 5), torch.float32),
+        ("NVIDIA GeForce MX450", (7, 5), torch.float32),
+        ("NVIDIA T1000 8GB", (7, 5), torch.float32),
+        ("NVIDIA GeForce GTX 1080 Ti", (6, 1), torch.float32),
+    ],
+)
+def test_float16_where_the_card_is_good_at_it(monkeypatch, name, capability, dtype):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert default_dtype(torch.device("cuda")) == dtype
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps", "xpu"])
+def test_float32_elsewhere(device):
+    assert default_dtype(torch.device(device)) == torch.float32
