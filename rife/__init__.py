@@ -28,7 +28,8 @@ from .models.checkpoint import (
     network_from_state_dict,
     save_model,
 )
-from .networks.base import Network, NonFiniteError
+from .networks.base import Network
+from .networks.finite import NonFiniteError
 from .optical_flow import flow_to_image, motion_to_image, optical_flow
 from .options import CUTS, Options
 from .output_frames import OutputFrame

@@ -6,7 +6,7 @@ import re
 
 import torch
 
-from .networks.base import dtype_name
+from .networks.finite import dtype_name
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from .analysis.validation import check_shape, check_values
 from .callbacks import Cancel, Progress
 from .inference.session import InferenceSession
-from .networks.base import Network, at_input_frame
+from .networks.base import Network
+from .networks.finite import at_input_frame
 from .options import Options
 
 #: The wheel's corners and the steps to the next: more where eyes tell hues apart better.

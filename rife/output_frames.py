@@ -13,7 +13,7 @@ from .callbacks import Cancel, stop_if_cancelled
 from .inference.highlights import compress, expand
 from .inference.session import InferenceSession
 from .key_frames import KeyFrame
-from .networks.base import at_input_frame
+from .networks.finite import at_input_frame
 from .options import Options
 from .timeline import HALF, Timeline
 

@@ -25,7 +25,7 @@ from rife.models.checkpoint import (
     read_state_dict,
     save_model,
 )
-from rife.networks.base import dtype_name
+from rife.networks.finite import dtype_name
 from rife.networks.ifnet import IFNet, IFNet_2R, IFNet_m
 from rife.networks.ifnet_hdv3 import IFNet_HDv3
 from rife.networks.ifnet_v4 import VERSIONS, IFNet_v4

@@ -18,17 +18,16 @@ from .support.seeded import seeded_images
 
 
 def differences(network, x, timestep=0.3, **options):
-    """The largest of frame, flow in pixels and mask; and how far the flow reaches."""
+    """The largest differences of frame, flow in pixels and mask; and the largest flow."""
     images = x[:, :3], x[:, 3:]
-    made = []
+    results = []
     with torch.inference_mode():
-        for way in (network, Engine(network)):
-            frames = [way.prepare(i, refine=options.get("refine", False)) for i in images]
-            motion = way.motion(*frames, timestep, **options)
-            made.append((motion.render(*images), motion.flow, motion.mask))
-    (frame, flow, mask), (frame2, flow2, mask2) = made
-    apart = [(a - b).abs().max().item() for a, b in ((frame, frame2), (flow, flow2), (mask, mask2))]
-    return *apart, flow.abs().max().item()
+        for runner in (network, Engine(network)):
+            frames = [runner.prepare(i, refine=options.get("refine", False)) for i in images]
+            motion = runner.motion(*frames, timestep, **options)
+            results.append((motion.render(*images), motion.flow, motion.mask))
+    largest = [(a - b).abs().max().item() for a, b in zip(*results, strict=True)]
+    return *largest, results[0][1].abs().max().item()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -63,10 +62,11 @@ def test_frames_are_the_network_s_at_all_scales_in_several_strips_and_pairs(
 def test_scales_are_doubled_where_the_network_doubles_them(options):
     network = seeded_network("v4.0 - v4.1")
     network.doubling_threshold = 0.5
-    lost, plain = [], network.needs_doubled_scales
-    network.needs_doubled_scales = lambda change: lost.append(plain(change)) or lost[-1]
+    answers, plain = [], network.needs_doubled_scales
+    network.needs_doubled_scales = lambda flow: answers.append(plain(flow)) or answers[-1]
     frame, *_ = differences(network, seeded_images(64, 128), **options)
-    assert [bool(found) for found in lost] == [True, True, True]  # itself; at first sight; for sure
+    # The network's, then the engine's, first of the block's flow, then of the full-size flow.
+    assert [bool(answer) for answer in answers] == [True, True, True]
     assert frame <= 2e-5
 
 
@@ -92,8 +92,8 @@ def test_images_of_any_channels_are_rendered_alike(channels):
     first, second = x[:, :channels], x[:, 4 : 4 + channels]
     with torch.inference_mode():
         frames = [
-            way.motion(*(way.prepare(c) for c in (x[:, :3], x[:, 4:7])), refine=False)
-            for way in (network, Engine(network))
+            runner.motion(*(runner.prepare(c) for c in (x[:, :3], x[:, 4:7])), refine=False)
+            for runner in (network, Engine(network))
         ]
         a, b = (motion.render(first, second) for motion in frames)
     assert a.shape == b.shape

@@ -61,11 +61,11 @@ def test_half_precision_keeps_the_frame(clips, weights, version, height, width, 
     frames = scaled_pair(clips("bigbuckbunny"), 10, height, width)
     reference = interpolate(load_model(weights(version), "cpu"), frames)[1]
     half = load_model(weights(version), "cpu", torch.bfloat16)
-    made = {
+    results = {
         "float16": (emulated(load_model(weights(version), "cpu"), frames), 50),
         "bfloat16": (interpolate(half, frames), 42),
     }
-    for name, (frames, floor) in made.items():
+    for name, (frames, floor) in results.items():
         error = frames[1] - reference
         assert psnr(error) >= floor, name
         assert worst_tile(error) >= 35, name

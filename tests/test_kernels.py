@@ -1,5 +1,6 @@
-"""The fused kernels, in each language, against plain torch: on a GPU where there is one, else on
-the CPU, in Triton's interpreter or by a C++ compiler. And that they compile for GPUs, without one.
+"""The GPU kernels, in each language, against plain torch; and that they compile for GPUs.
+
+They run on a GPU where there is one, else on the CPU, in Triton's interpreter or by a C++ compiler.
 """
 
 import logging
@@ -40,12 +41,12 @@ from .support.seeded import seeded_clip, seeded_images
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROOT = Path(__file__).parents[1]
 SIZE = HEIGHT, WIDTH = 32, 64
-#: Of the blocks before: planes, PixelShuffle's cell, factor (above the scale of the next block, or
-#: what is handed over would not be the same by both ways).
-FOUND = {
+#: Outputs of the blocks before: planes, PixelShuffle, and factor. It is above the scale of the next
+#: block, as only then upscaling them less is the same as upscaling and then downscaling them.
+OUTPUTS = {
     "none": [],
     "one": [(5, 1, 8)],
-    "a cell": [(14, 2, 8)],
+    "shuffled": [(14, 2, 8)],
     "many": [(5, 1, 32), (6, 2, 16), (9, 1, 8)],
 }
 CLOSE = 2e-5 if DEVICE == "cpu" else 2e-4
@@ -81,35 +82,36 @@ def kernels(language):
     return load_kernels(language)
 
 
-def found_before(name, kernels, batch=2):
+def random_outputs(name, kernels, batch=2):
     random = torch.Generator().manual_seed(3)
-    found = []
-    for planes, cell, factor in FOUND[name]:
-        h, w = HEIGHT // factor // cell, WIDTH // factor // cell
-        raw = torch.rand(batch, planes * cell**2, h, w, generator=random) * 4 - 2
-        raw = raw.to(DEVICE).contiguous(memory_format=torch.channels_last)
+    outputs = []
+    for count, shuffle, factor in OUTPUTS[name]:
+        h, w = HEIGHT // factor // shuffle, WIDTH // factor // shuffle
+        planes = torch.rand(batch, count * shuffle**2, h, w, generator=random) * 4 - 2
+        planes = planes.to(DEVICE).contiguous(memory_format=torch.channels_last)
         if kernels.pack_block_output:
-            raw, cell = kernels.pack_block_output(raw, raw.new_zeros(raw.shape[1]), cell), 1
-        found.append(BlockOutput(raw, cell, factor))
-    return found
+            no_bias = planes.new_zeros(planes.shape[1])
+            planes, shuffle = kernels.pack_block_output(planes, no_bias, shuffle), 1
+        outputs.append(BlockOutput(planes, shuffle, factor))
+    return outputs
 
 
-def full_size(found, adds):
-    """Flow (2, 4, H, W) and what is handed over, by plain torch at full size."""
-    flow, handed = torch.zeros(2, 4, *SIZE, device=DEVICE), None
-    for one in found:
-        planes = F.pixel_shuffle(one.planes.float().contiguous(), one.shuffle)
-        planes = resize(planes, one.factor)
-        flow += planes[:, :4] * one.factor
-        handed = handed[:, :1] + planes[:, 4:5] if adds and handed is not None else planes[:, 4:]
-    return flow, handed
+def full_size(outputs, adds):
+    """Flow, (2, 4, H, W), and mask and features, by plain torch at full size."""
+    flow, passed = torch.zeros(2, 4, *SIZE, device=DEVICE), None
+    for output in outputs:
+        planes = F.pixel_shuffle(output.planes.float().contiguous(), output.shuffle)
+        planes = resize(planes, output.factor)
+        flow += planes[:, :4] * output.factor
+        passed = passed[:, :1] + planes[:, 4:5] if adds and passed is not None else planes[:, 4:]
+    return flow, passed
 
 
-def ring(channels, wide):
+def random_frames(channels, frame_channels):
     random = torch.Generator().manual_seed(4)
-    seen = torch.zeros(3, wide, *SIZE)
-    seen[:, :channels] = torch.rand(3, channels, *SIZE, generator=random)
-    return seen.to(DEVICE).contiguous(memory_format=torch.channels_last)
+    frames = torch.zeros(3, frame_channels, *SIZE)
+    frames[:, :channels] = torch.rand(3, channels, *SIZE, generator=random)
+    return frames.to(DEVICE).contiguous(memory_format=torch.channels_last)
 
 
 INDICES = torch.tensor([2, 0], device=DEVICE), torch.tensor([1, 2], device=DEVICE)
@@ -118,130 +120,136 @@ INDICES = torch.tensor([2, 0], device=DEVICE), torch.tensor([1, 2], device=DEVIC
 @pytest.mark.parametrize("language", [ONLY_NVRTC], indirect=True)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.uint8])
 @pytest.mark.parametrize("channels", [1, 3, 4])
-@pytest.mark.parametrize(("features", "wide"), [(0, 3), (0, 4), (4, 8)])
-def test_frames_are_prepared_as_plain_torch_does(kernels, dtype, channels, features, wide):
+@pytest.mark.parametrize(("features", "frame_channels"), [(0, 3), (0, 4), (4, 8)])
+def test_frames_are_prepared_as_plain_torch_does(
+    kernels, dtype, channels, features, frame_channels
+):
     images = torch.rand(3, HEIGHT - 3, WIDTH - 5, channels, device=DEVICE)
     images = (255 * images).byte() if dtype == torch.uint8 else images.to(dtype)
-    more = torch.rand(1, features, *SIZE, device=DEVICE) if features else None
-    slots = torch.rand(3, wide, *SIZE, device=DEVICE).contiguous(memory_format=torch.channels_last)
-    before, one = slots.clone(), torch.tensor([1], device=DEVICE)
-    kernels.prepare_frame(slots, images, one, more, one)
+    feature_planes = torch.rand(1, features, *SIZE, device=DEVICE) if features else None
+    slots = torch.rand(3, frame_channels, *SIZE, device=DEVICE).contiguous(
+        memory_format=torch.channels_last
+    )
+    before, index = slots.clone(), torch.tensor([1], device=DEVICE)
+    kernels.prepare_frame(slots, images, index, feature_planes, index)
     x = images[1:2].permute(0, 3, 1, 2).float() / (255 if dtype == torch.uint8 else 1)
     x = F.pad(x, (0, 5, 0, 3), mode="replicate")
-    wanted = torch.zeros(wide, *SIZE, device=DEVICE)
-    wanted[:3] = x[0, :3]
-    wanted[3 : 3 + features] = more[0] if features else 0
-    assert (slots[1] - wanted).abs().max() < 1e-6
+    expected = torch.zeros(frame_channels, *SIZE, device=DEVICE)
+    expected[:3] = x[0, :3]
+    expected[3 : 3 + features] = feature_planes[0] if features else 0
+    assert (slots[1] - expected).abs().max() < 1e-6
     assert torch.equal(slots[[0, 2]], before[[0, 2]])
 
 
 @pytest.mark.parametrize("scale", [1, 4])
 @pytest.mark.parametrize(
-    ("before", "channels", "wide", "parts"),
+    ("before", "channels", "frame_channels", "parts"),
     [
         ("none", 7, 8, {"warped", "time"}),
-        ("none", 3, 4, {"still", "time"}),
+        ("none", 3, 4, {"unwarped", "time"}),
         ("none", 3, 4, {"warped", "mask", "flow"}),
-        ("one", 3, 4, {"warped", "still", "mask", "flow"}),
-        ("a cell", 11, 16, {"warped", "time", "mask", "handed", "flow"}),
-        ("many", 7, 8, {"warped", "time", "mask", "handed", "flow"}),
-        ("many", 3, 4, {"warped", "still", "time", "mask", "flow"}),
+        ("one", 3, 4, {"warped", "unwarped", "mask", "flow"}),
+        ("shuffled", 11, 16, {"warped", "time", "mask", "features", "flow"}),
+        ("many", 7, 8, {"warped", "time", "mask", "features", "flow"}),
+        ("many", 3, 4, {"warped", "unwarped", "time", "mask", "flow"}),
     ],
 )
-def test_blocks_see_what_plain_torch_gives_them(kernels, before, scale, channels, wide, parts):
-    found, adds = found_before(before, kernels), "handed" not in parts
-    seen = ring(channels, wide)
+def test_block_inputs_are_those_of_plain_torch(
+    kernels, before, scale, channels, frame_channels, parts
+):
+    outputs, adds = random_outputs(before, kernels), "features" not in parts
+    frames = random_frames(channels, frame_channels)
     times = torch.tensor([0.3, 0.9], device=DEVICE)
-    flow, handed = full_size(found, adds)
-    if handed is None:
-        handed = torch.zeros(2, 1, *SIZE, device=DEVICE)
-    wanted = []
+    flow, passed = full_size(outputs, adds)
+    if passed is None:
+        passed = torch.zeros(2, 1, *SIZE, device=DEVICE)
+    expected = []
     if "warped" in parts:
-        wanted += [warp(seen[i], f) for i, f in zip(INDICES, flow.split(2, 1), strict=True)]
-    if "still" in parts:
-        wanted += [seen[i] for i in INDICES]
+        expected += [warp(frames[i], f) for i, f in zip(INDICES, flow.split(2, 1), strict=True)]
+    if "unwarped" in parts:
+        expected += [frames[i] for i in INDICES]
     if "time" in parts:
-        wanted += [times.view(2, 1, 1, 1).expand(2, 1, *SIZE)]
+        expected += [times.view(2, 1, 1, 1).expand(2, 1, *SIZE)]
     if "mask" in parts:
-        wanted += [handed]
+        expected += [passed]
     if "flow" in parts:
-        wanted += [flow / scale]
-    wanted = resize(torch.cat(wanted, 1), 1 / scale)
-    filled = -(-(wanted.shape[1] + 1) // 8) * 8
+        expected += [flow / scale]
+    expected = resize(torch.cat(expected, 1), 1 / scale)
+    all_channels = -(-(expected.shape[1] + 1) // 8) * 8
     layout = BlockInputLayout(
-        scale, "warped" in parts, "still" in parts, int("time" in parts),
-        handed.shape[1] * ("mask" in parts), 4 * ("flow" in parts), filled,
+        scale, "warped" in parts, "unwarped" in parts, int("time" in parts),
+        passed.shape[1] * ("mask" in parts), 4 * ("flow" in parts), all_channels,
     )  # fmt: skip
-    made = kernels.gather_block_input(seen, INDICES, times, found, layout, adds_masks=adds)
-    assert made.is_contiguous(memory_format=torch.channels_last)
-    assert (made[:, : wanted.shape[1]] - wanted).abs().max() < CLOSE
-    assert not made[:, wanted.shape[1] :].any()
+    result = kernels.gather_block_input(frames, INDICES, times, outputs, layout, adds_masks=adds)
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    assert (result[:, : expected.shape[1]] - expected).abs().max() < CLOSE
+    assert not result[:, expected.shape[1] :].any()
 
 
-@pytest.mark.parametrize("before", list(FOUND)[1:])
+@pytest.mark.parametrize("before", list(OUTPUTS)[1:])
 @pytest.mark.parametrize("adds", [False, True])
 def test_flow_and_mask_are_those_of_plain_torch(kernels, before, adds):
-    found = found_before(before, kernels)
-    flow, handed = full_size(found, adds)
-    made = kernels.full_size_motion(found, SIZE, adds_masks=adds)
-    assert (made[:, :4] - flow).abs().max() < CLOSE * flow.abs().max()
-    assert (made[:, 4:] - handed[:, :1]).abs().max() < CLOSE
+    outputs = random_outputs(before, kernels)
+    flow, passed = full_size(outputs, adds)
+    result = kernels.full_size_motion(outputs, SIZE, adds_masks=adds)
+    assert (result[:, :4] - flow).abs().max() < CLOSE * flow.abs().max()
+    assert (result[:, 4:] - passed[:, :1]).abs().max() < CLOSE
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.uint8])
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("residual", [False, True])
 def test_frames_are_those_of_plain_torch(kernels, channels, residual, dtype):
-    found = found_before("many", kernels)
+    outputs = random_outputs("many", kernels)
     random = torch.Generator().manual_seed(5)
     images = torch.rand(3, HEIGHT - 3, WIDTH - 5, channels, generator=random).to(DEVICE)
     images = (255 * images).byte() if dtype == torch.uint8 else images.to(dtype)
-    change = None
+    added = None
     if residual:
-        change = torch.rand(2, 3, *SIZE, generator=random).to(DEVICE) - 0.5
-    made = kernels.render_frames(images, INDICES, found, SIZE, adds_masks=True, residual=change)
-    assert made.dtype == dtype and made.shape == (2, *images.shape[1:])
+        added = torch.rand(2, 3, *SIZE, generator=random).to(DEVICE) - 0.5
+    result = kernels.render_frames(images, INDICES, outputs, SIZE, adds_masks=True, residual=added)
+    assert result.dtype == dtype and result.shape == (2, *images.shape[1:])
 
     levels = 255 if dtype == torch.uint8 else 1
     x = images.permute(0, 3, 1, 2).float() / levels
     x = F.pad(x, (0, 5, 0, 3), mode="replicate")
-    flow, mask = full_size(found, True)
+    flow, mask = full_size(outputs, True)
     warped = (warp(x[i], f) for i, f in zip(INDICES, flow.split(2, 1), strict=True))
-    wanted = blend(*warped, torch.sigmoid(mask), change)[:, :, : HEIGHT - 3, : WIDTH - 5].permute(
+    expected = blend(*warped, torch.sigmoid(mask), added)[:, :, : HEIGHT - 3, : WIDTH - 5].permute(
         0, 2, 3, 1
     )
     if dtype == torch.uint8:
-        apart = made.float() - (255 * wanted).round()
-        assert apart.abs().max() <= 1 and (apart != 0).float().mean() < 1e-3
+        difference = result.float() - (255 * expected).round()
+        assert difference.abs().max() <= 1 and (difference != 0).float().mean() < 1e-3
     else:
-        assert (made.float() - wanted).abs().max() < (CLOSE if dtype == torch.float32 else 1e-3)
+        assert (result.float() - expected).abs().max() < (CLOSE if dtype == torch.float32 else 1e-3)
 
 
 def test_values_beyond_the_border_and_nan_stay_within_the_image(kernels):
-    found = found_before("one", kernels, batch=1)
-    found[0].planes[:, :4] = torch.tensor([1e9, -1e9, float("nan"), float("inf")], device=DEVICE)[
+    outputs = random_outputs("one", kernels, batch=1)
+    outputs[0].planes[:, :4] = torch.tensor([1e9, -1e9, float("nan"), float("inf")], device=DEVICE)[
         :, None, None
     ]
     images = torch.rand(3, *SIZE, 3, device=DEVICE)
     indices = tuple(index[:1] for index in INDICES)
-    made = kernels.render_frames(images, indices, found, SIZE, adds_masks=True)
-    assert made.shape == (1, *images.shape[1:])
-    assert made.min() >= 0 and made.max() <= 1
+    result = kernels.render_frames(images, indices, outputs, SIZE, adds_masks=True)
+    assert result.shape == (1, *images.shape[1:])
+    assert result.min() >= 0 and result.max() <= 1
 
 
 @pytest.mark.parametrize("language", [ONLY_NVRTC], indirect=True)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize(("channels", "cell"), [(5, 1), (8, 1), (24, 2), (56, 2)])
-def test_blocks_outputs_are_packed_as_plain_torch_shuffles_them(kernels, channels, cell, dtype):
+@pytest.mark.parametrize(("channels", "shuffle"), [(5, 1), (8, 1), (24, 2), (56, 2)])
+def test_blocks_outputs_are_packed_as_plain_torch_shuffles_them(kernels, channels, shuffle, dtype):
     y = torch.randn(2, channels, 7, 9, device=DEVICE).to(dtype)
     bias = torch.randn(channels, device=DEVICE).to(dtype)
-    wanted = F.pixel_shuffle(y.float() + bias.float()[:, None, None], cell)
-    made = kernels.pack_block_output(y, bias, cell)
-    assert made.dtype == dtype and made.is_contiguous(memory_format=torch.channels_last)
-    assert made.shape[1] % 4 == 0
-    planes = wanted.shape[1]
-    assert torch.equal(made[:, :planes], wanted.to(dtype))
-    assert not made[:, planes:].any()
+    expected = F.pixel_shuffle(y.float() + bias.float()[:, None, None], shuffle)
+    result = kernels.pack_block_output(y, bias, shuffle)
+    assert result.dtype == dtype and result.is_contiguous(memory_format=torch.channels_last)
+    assert result.shape[1] % 4 == 0
+    planes = expected.shape[1]
+    assert torch.equal(result[:, :planes], expected.to(dtype))
+    assert not result[:, planes:].any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -253,12 +261,12 @@ def test_activations_are_those_of_plain_torch(kernels, dtype, slopes, residual):
     if slopes is not None:
         slopes = torch.rand(6, device=DEVICE) if slopes == "each" else torch.tensor([slopes] * 6)
         slopes = slopes.to(DEVICE, dtype)
-    wanted = y.float() + bias.float()[:, None, None] + (x.float() if residual else 0)
+    expected = y.float() + bias.float()[:, None, None] + (x.float() if residual else 0)
     if slopes is not None:
-        wanted = F.prelu(wanted, slopes.float())
-    made = kernels.finish_convolution(y.clone(), bias, slopes, x if residual else None)
-    assert made.dtype == dtype
-    assert (made.float() - wanted).abs().max() < (1e-6 if dtype == torch.float32 else 4e-3)
+        expected = F.prelu(expected, slopes.float())
+    result = kernels.finish_convolution(y.clone(), bias, slopes, x if residual else None)
+    assert result.dtype == dtype
+    assert (result.float() - expected).abs().max() < (1e-6 if dtype == torch.float32 else 4e-3)
 
 
 @pytest.fixture(autouse=True)
@@ -284,17 +292,19 @@ def test_engines_with_and_without_kernels_make_the_same(language, name):
             plain, fused = Engine(network), Engine(network, kernel_estimation(language))
             frames = [plain.prepare(x[None], refine=options["refine"]) for x in images]
             motion = plain.motion(*frames, 0.3, **options)
-            wanted = motion.render(*(x[None] for x in images))
-            both = fused.prepare(images, refine=options["refine"])
+            expected = motion.render(*(x[None] for x in images))
+            prepared = fused.prepare(images, refine=options["refine"])
             indices = (torch.tensor(i, device=DEVICE) for i in ((0, 1), (1, 0)))
-            picked = (both.with_index(index) for index in indices)
-            made = fused.motion(*picked, times, doubling_flags=[], **options)
-            frame = made.render_frames(images.permute(0, 2, 3, 1).contiguous()).permute(0, 3, 1, 2)
+            pair = (prepared.with_index(index) for index in indices)
+            result = fused.motion(*pair, times, doubling_flags=[], **options)
+            frame = result.render_frames(images.permute(0, 2, 3, 1).contiguous()).permute(
+                0, 3, 1, 2
+            )
         reach = motion.flow.abs().max()
         assert reach > 0.3
-        assert (frame[:1] - wanted).abs().max() < CLOSE, options
-        assert (made.flow[:1] - motion.flow).abs().max() < CLOSE * max(1, reach), options
-        assert (made.mask[:1] - motion.mask).abs().max() < CLOSE, options
+        assert (frame[:1] - expected).abs().max() < CLOSE, options
+        assert (result.flow[:1] - motion.flow).abs().max() < CLOSE * max(1, reach), options
+        assert (result.mask[:1] - motion.mask).abs().max() < CLOSE, options
 
 
 @pytest.mark.parametrize(
@@ -317,16 +327,16 @@ def test_kernels_read_slots_and_are_recorded(language, name, dtype):
     spec = FrameSpec.of(frames[0], network, Options())
     engine = Engine(network, kernel_estimation(language))
     pipeline = CudaPipeline(engine, Options(), device, spec, dtype, batch=1)
-    made = []
+    result = []
     for pair in pairwise(frames):
         compiled = len(ON_CPU.loaded)
-        made.append(begin_download(device, pipeline.render([Job(*pair, Fraction(1, 2))])[0])())
-        assert len(made) == 1 or len(ON_CPU.loaded) == compiled  # none while work is captured
-    made = torch.cat(made)
-    wanted = interpolate(network.cpu(), frames, options=Options(cuts="ignore"))[1::2]
-    apart = (made.float() - wanted.float()).abs()
-    assert apart.max() <= (1 if dtype == torch.uint8 else CLOSE)
-    assert apart.mean() < 1e-3
+        result.append(begin_download(device, pipeline.render([Job(*pair, Fraction(1, 2))])[0])())
+        assert len(result) == 1 or len(ON_CPU.loaded) == compiled  # none while work is captured
+    result = torch.cat(result)
+    expected = interpolate(network.cpu(), frames, options=Options(cuts="ignore"))[1::2]
+    difference = (result.float() - expected.float()).abs()
+    assert difference.max() <= (1 if dtype == torch.uint8 else CLOSE)
+    assert difference.mean() < 1e-3
     assert DEVICE == "cuda" or device.replays
 
 
@@ -437,9 +447,9 @@ def test_all_cuda_c_kernels_of_all_networks_compile_for_gpus_and_hardly_spill(
     kinds = re.findall(r"^KERNEL (\w+)", nvrtc_kernels.SOURCE_FILE.read_text(), re.M)
     assert {name.partition("<")[0] for name in variants} == set(kinds)
     with ThreadPoolExecutor(2) as threads:
-        found = threads.map(resources, variants, [architecture] * len(variants))
-        found = dict(zip(variants, found, strict=True))
+        needed = threads.map(resources, variants, [architecture] * len(variants))
+        needed = dict(zip(variants, needed, strict=True))
     # Stack frame, stores and loads together: v4.26 heavy's last gather spills 48 bytes on sm_80 and
     # 16 on sm_75. An array in the wrong memory would be hundreds.
-    assert not {name: x for name, x in found.items() if x.spilled > 48}
-    assert max(x.registers for x in found.values()) <= 128
+    assert not {name: x for name, x in needed.items() if x.spilled > 48}
+    assert max(x.registers for x in needed.values()) <= 128

@@ -1,4 +1,4 @@
-"""Fused layers against the modules that they are made of."""
+"""Fused layers against the modules that they are result of."""
 
 import pytest
 import torch
@@ -15,8 +15,8 @@ def image(channels, dtype=torch.float32):
     return x.to(dtype).contiguous(memory_format=torch.channels_last)
 
 
-def close(made, wanted, dtype):
-    return (made.float() - wanted.float()).abs().max() <= DTYPES[dtype] * wanted.abs().max()
+def close(result, expected, dtype):
+    return (result.float() - expected.float()).abs().max() <= DTYPES[dtype] * expected.abs().max()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -28,9 +28,9 @@ def test_transposed_convolutions(dtype, channels, planes, shuffle):
     plain = nn.Sequential(conv, *[nn.PixelShuffle(2)] * shuffle)
     x = image(channels, dtype)
     with torch.inference_mode():
-        made, wanted = fuse_layers(plain)(x), plain(x)
-    assert made.shape == wanted.shape
-    assert close(made, wanted, dtype)
+        result, expected = fuse_layers(plain)(x), plain(x)
+    assert result.shape == expected.shape
+    assert close(result, expected, dtype)
 
 
 @pytest.mark.parametrize("planes", [1, 2, 5])
@@ -51,9 +51,11 @@ def test_parts_are_as_good_as_one_tensor(dtype, activation):
         layer.absorb_activation(activation.to(dtype))
     x = image(28, dtype)
     with torch.inference_mode():
-        wanted = (activation or nn.Identity())(F.conv2d(x, conv.weight, conv.bias, 2, 1))
-        made = layer([part.contiguous(memory_format=torch.channels_last) for part in x.split(7, 1)])
-    assert close(made, wanted, dtype)
+        expected = (activation or nn.Identity())(F.conv2d(x, conv.weight, conv.bias, 2, 1))
+        result = layer(
+            [part.contiguous(memory_format=torch.channels_last) for part in x.split(7, 1)]
+        )
+    assert close(result, expected, dtype)
 
 
 def test_a_layer_that_an_activation_follows_keeps_its_dtype():

@@ -1,4 +1,4 @@
-"""NVRTC: found, its errors in words, what it compiled kept on disk; all without a GPU."""
+"""NVRTC: where it is, its errors in words, what it compiled kept on disk; all without a GPU."""
 
 import logging
 import os
@@ -45,17 +45,17 @@ def test_a_kernel_is_compiled_to_a_gpus_machine_code(compiler):
 
 
 @pytest.mark.parametrize(
-    ("source", "kernel", "architecture", "said"),
+    ("source", "kernel", "architecture", "message"),
     [
         (SOURCE.replace("+= N", "+= M"), "add<3>", "sm_90", r'kernels.cu\(3\): error: .*"M"'),
         (SOURCE, "subtract<3>", "sm_90", "subtract"),
         (SOURCE, "add<3>", "sm_1", "sm_1"),
     ],
 )
-def test_what_cannot_be_compiled_is_said_in_a_line(compiler, source, kernel, architecture, said):
+def test_what_cannot_be_compiled_is_said_in_a_line(compiler, source, kernel, architecture, message):
     with pytest.raises(KernelError) as caught:
         compiler.compile(source, kernel, architecture)
-    assert re.search(said, str(caught.value))
+    assert re.search(message, str(caught.value))
     assert kernel in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -121,7 +121,7 @@ def test_a_missing_driver_is_said_as_what_it_is():
 
 
 @pytest.mark.parametrize(
-    ("platform", "cuda", "names", "wanted"),
+    ("platform", "cuda", "names", "expected"),
     [
         (
             "linux", "12.8",
@@ -149,7 +149,7 @@ def test_a_missing_driver_is_said_as_what_it_is():
     ],
 )  # fmt: skip
 def test_the_library_of_torchs_cuda_is_looked_for_beside_it_first(
-    platform, cuda, names, wanted, tmp_path, monkeypatch
+    platform, cuda, names, expected, tmp_path, monkeypatch
 ):
     for name in ("torch/__init__.py", "nvidia/x", *names):
         file = tmp_path / name
@@ -159,9 +159,9 @@ def test_the_library_of_torchs_cuda_is_looked_for_beside_it_first(
     monkeypatch.setattr(torch, "__file__", str(tmp_path / "torch" / "__init__.py"))
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    found = nvrtc.library_files()
-    assert [Path(file).name for file in found] == wanted
-    assert Path(found[0]).is_absolute() and os.path.isfile(found[0])
+    files = nvrtc.library_files()
+    assert [Path(file).name for file in files] == expected
+    assert Path(files[0]).is_absolute() and os.path.isfile(files[0])
 
 
 def test_compiled_code_is_what_was_kept(compiler, tmp_path):

@@ -48,7 +48,7 @@ class Engine:
 
     def __init__(self, network: Network, estimation: type[Estimation] | None = None):
         self.network = network
-        self._estimation = estimation = estimation or Estimation
+        self._estimation_class = estimation = estimation or Estimation
         self.uses_kernels = estimation.uses_kernels
         self._fused = fuse_layers(network, estimation.finish_convolution)
 
@@ -101,7 +101,7 @@ class Engine:
     @property
     def can_prepare_slots(self) -> bool:
         """Whether `prepare_slot` can be called."""
-        return self._estimation.prepare_frame is not None
+        return self._estimation_class.prepare_frame is not None
 
     @torch.no_grad()
     def prepare_slot(self, slots: Tensor, images: Tensor, slot: Tensor) -> Tensor | None:
@@ -123,9 +123,9 @@ class Engine:
                 device=slots.device,
                 memory_format=torch.channels_last,
             )
-            self._estimation.prepare_frame(image, images, slot)
+            self._estimation_class.prepare_frame(image, images, slot)
             features = network.encode(image)
-        self._estimation.prepare_frame(slots, images, slot, features, slot)
+        self._estimation_class.prepare_frame(slots, images, slot, features, slot)
         return features
 
     @torch.no_grad()
@@ -159,7 +159,7 @@ class Engine:
         times = times.expand(len(frame0), 1, 1, 1)
         both_orders = ensemble or "ensemble" in network.built_in
 
-        estimation = self._estimation(frames, times, network.adds_masks)
+        estimation = self._estimation_class(frames, times, network.adds_masks)
         for i, block in enumerate(self._blocks):
             output = _run_block(estimation, block, scales[i], both_orders)
             if i == 1 and network.can_double_scales:
@@ -171,7 +171,7 @@ class Engine:
                     if not doubles.all():  # each pair decides for itself
                         return estimate_pairs_separately(self.motion, frames, times, **options)
                     scales = [2 * s for s in scales]
-                    estimation = self._estimation(frames, times, network.adds_masks)
+                    estimation = self._estimation_class(frames, times, network.adds_masks)
                     # Upstream runs this block in one order only, even in an ensemble.
                     first = _run_block(estimation, self._blocks[0], scales[0], both_orders=False)
                     estimation.add_output(first)

@@ -191,16 +191,16 @@ class FusedConvolution(nn.Module):
                 mkldnn._reorder_convolution_weight(kernel, *geometry, x.shape)
                 for kernel, x in zip(self.weight.split(sizes, 1), parts, strict=True)
             ]
-        fuses = isinstance(self.slope, float) and not self.residual and len(parts) == 1
+        in_one_pass = isinstance(self.slope, float) and not self.residual and len(parts) == 1
         y = mkldnn._convolution_pointwise(
             parts[0], self._packed[0], self.bias, *geometry,
-            "leaky_relu" if fuses else "none", [self.slope] if fuses else [], "",
+            "leaky_relu" if in_one_pass else "none", [self.slope] if in_one_pass else [], "",
         )  # fmt: skip
         for x, kernel in zip(parts[1:], self._packed[1:], strict=True):
             mkldnn._convolution_pointwise_.binary(
                 y, x, kernel, None, *geometry, "add", 1.0, None, [], ""
             )
-        if fuses:
+        if in_one_pass:
             return y
         return self._activate(y.add_(parts[0]) if self.residual else y)
 
@@ -233,13 +233,13 @@ class UpsamplingConvolution(nn.Module):
         weight, bias = conv.weight[:, :planes], conv.bias[:planes]
         # The rows (or columns) of the kernel that a window's first and second row are multiplied
         # with: for the first half of the cell, and for the second.
-        halves = torch.tensor([[2, 0], [3, 1]])
-        parts = weight[:, :, halves][..., halves]
-        parts = parts.unflatten(1, (-1, side // 2, side // 2))
+        rows = torch.tensor([[2, 0], [3, 1]])
+        kernel = weight[:, :, rows][..., rows]
+        kernel = kernel.unflatten(1, (-1, side // 2, side // 2))
         bias = bias.view(-1, 1, side // 2, 1, side // 2).expand(-1, 2, -1, 2, -1)
         self.layer = FusedConvolution(
             nn.Conv2d(1, 1, 2, padding=1),
-            rearrange(parts, "i p a b y h x w -> (p y a x b) i h w"),
+            rearrange(kernel, "i p a b y h x w -> (p y a x b) i h w"),
             bias.flatten(),
         )
 

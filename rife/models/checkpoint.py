@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..devices import best_device, default_dtype
 from ..fileio import FileError, atomic_output, refuse_same_file, sha256
-from ..networks.base import Network, advice_on_range, dtype_name, is_finite
+from ..networks.base import Network
+from ..networks.finite import advice_on_range, dtype_name, is_finite
 from ..networks.ifnet import IFNet, IFNet_2R, IFNet_m
 from ..networks.ifnet_hdv3 import IFNet_HDv3
 from ..networks.ifnet_v4 import IFNet_v4

@@ -1,69 +1,17 @@
 """The interface that all RIFE networks share, so that nothing above asks which one it has."""
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from operator import itemgetter
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from .finite import NonFiniteError
 from .refine import Contextnet, Unet
 from .warp import at_least_float32, resize, warp
-
-
-class NonFiniteError(ValueError):
-    """A network's weights, or a frame it produced, have NaN or infinite values.
-
-    Args:
-        version: The network's, for people ("RIFE v4.6").
-        dtype: The dtype the network runs in.
-        what: The fault, to follow the network's name in the message.
-    """
-
-    def __init__(self, version: str, dtype: torch.dtype, what: str):
-        super().__init__(f"{version} in {dtype_name(dtype)} {what}: {advice_on_range(dtype)}")
-        self.version, self.dtype, self.what = version, dtype, what
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """The dtype as people write it, such as "float16"."""
-    return str(dtype).removeprefix("torch.")
-
-
-@contextmanager
-def at_input_frame(index: int, timestep: Fraction) -> Iterator[None]:
-    """Adds the place in the clip to the message of a NonFiniteError raised inside the context.
-
-    Args:
-        index: The input frame before the place.
-        timestep: Where the place lies between that frame and the next, in (0, 1).
-    """
-    try:
-        yield
-    except NonFiniteError as error:
-        share = f"{float(timestep):.3g}"
-        place = f"{error.what} at {share} of the way from input frame {index} to the next"
-        raise NonFiniteError(error.version, error.dtype, place) from None
-
-
-def advice_on_range(dtype: torch.dtype) -> str:
-    """What people can do where numbers are too large for a dtype."""
-    if dtype == torch.float32:
-        return "the model file is damaged or altered; get it again, or choose another model"
-    return 'use float32 ("precision" on Load RIFE Model, --dtype float32 on the command line)'
-
-
-def is_finite(tensor: Tensor) -> bool:
-    """Whether a floating-point tensor has neither NaN nor infinity."""
-    if not tensor.numel():
-        return True
-    if tensor.dtype.itemsize == 1:  # torch has no aminmax for 8-bit floats
-        tensor = tensor.float()
-    return all(bool(bound.isfinite()) for bound in tensor.aminmax())
 
 
 @dataclass(frozen=True)
@@ -227,7 +175,7 @@ class Network(nn.Module):
     #: are; "time", the timestep; "mask" and "block_features", from the block before; "flow". The
     #: first block takes only as many of them, from the beginning, as it has input channels.
     inputs: Mapping[str, int]
-    #: Whether each block's mask is added to the one before it, or replaces it.
+    #: Whether each block's mask is added to the one before, or replaces it.
     adds_masks: bool = True
     #: Whether `needs_doubled_scales` has to be asked after block 1, and followed: then blocks 0 and
     #: 1 start again with all scales doubled.
@@ -409,19 +357,19 @@ class Network(nn.Module):
 def estimate_pairs_separately(
     motion: Callable[..., Motion], frames: Sequence[PreparedFrames], times: Tensor, **options
 ) -> Motion:
-    """Calls `motion` (see `Network.motion`) for each pair of a batch on its own.
+    """Calls `Network.motion` once for each pair of a batch.
 
     Args:
-        motion: The method to call.
+        motion: A network's, or an engine's.
         frames: The first and the second frames.
         times: (B, 1, 1, 1).
         **options: Of `motion`.
     """
     motions = []
     for i in range(len(times)):
-        one = slice(i, i + 1)
-        pair = (frame.map(itemgetter(one)) for frame in frames)
-        motions.append(motion(*pair, times[one], **options))
+        only = slice(i, i + 1)
+        pair = (frame.map(itemgetter(only)) for frame in frames)
+        motions.append(motion(*pair, times[only], **options))
     return Motion(
         torch.cat([each.flow for each in motions]),
         torch.cat([each.mask for each in motions]),

@@ -11,15 +11,15 @@ from torch import Tensor
 def warp(image: Tensor, flow: Tensor) -> Tensor:
     """Samples `image` where `flow` points to (backward warping). Beyond its border it repeats.
 
+    Coordinates and sampling are at least float32: in float16 a coordinate beyond 2048 is off by
+    whole pixels (Practical-RIFE issue 188).
+
     Args:
         image: (B, C, H, W).
         flow: (B, 2, H, W), the x and y displacement in pixels.
 
     Returns:
         (B, C, H, W).
-
-    Coordinates and sampling are at least float32: in float16 a coordinate beyond 2048 is off by
-    whole pixels (Practical-RIFE issue 188).
     """
     image, flow = at_least_float32(image), at_least_float32(flow)
     height, width = image.shape[-2:]

@@ -1,4 +1,4 @@
-"""kernels.cu on the CPU: the same text, compiled by a usual compiler, thread after thread."""
+"""Runs kernels.cu on the CPU: a C++ compiler compiles it, and threads run one after the other."""
 
 import ctypes
 import hashlib
@@ -35,7 +35,11 @@ def compiler() -> list[str]:
 
 
 class CpuKernelLauncher:
-    """As nvrtc.KernelLauncher, for memory of the CPU. loaded: kernels that have been launched."""
+    """Does what nvrtc.KernelLauncher does, on tensors of the CPU.
+
+    Attributes:
+        loaded: The libraries of the kernels that have been launched, by the kernels' names.
+    """
 
     def __init__(self, source: Path):
         self._source = source
