@@ -117,8 +117,8 @@ def _run_models(_: argparse.Namespace) -> int:
     rows = [("NAME", "VERSION", "SIZE", "ON DISK", "GOOD FOR")]
     for entry in ZOO.values():
         size = f"{entry.size / 1e6:.1f} MB" if entry.size else ""
-        is_on_disk = "yes" if find_on_disk(entry, [_models_folder()]) else ""
-        rows.append((entry.name, entry.version, size, is_on_disk, entry.good_for))
+        on_disk = "yes" if find_on_disk(entry, [_models_folder()]) else ""
+        rows.append((entry.name, entry.version, size, on_disk, entry.good_for))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return _print_lines(*("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows))
 

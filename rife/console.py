@@ -1,6 +1,6 @@
 """Text and progress bars on a terminal.
 
-Names of files can't break them, and neither can output that nobody reads any more.
+Control characters in file names can't garble them, and a closed output can't end the program.
 """
 
 import io

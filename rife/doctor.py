@@ -116,7 +116,7 @@ def examine(model_folders: Iterable[Path], host: Host | None = None) -> bool:
 
 
 def _print(text: str) -> None:
-    with suppress(RuntimeError):  # there is no home
+    with suppress(RuntimeError):  # the user has no home folder
         home = str(Path.home())
         if len(home) > 1:
             text = text.replace(home, "~")

@@ -2,7 +2,10 @@
 
 import os
 import signal
+from fractions import Fraction
 
+import av
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -40,6 +43,29 @@ def fetching(get):
 def clips():
     """clips("bikes") -> Path of the mp4; the names are assets.CLIPS."""
     return fetching(assets.clip)
+
+
+@pytest.fixture(scope="session")
+def short_clip(clips, tmp_path_factory):
+    """Path of 12 frames of a real clip in 128x96, with a beep."""
+    path = tmp_path_factory.mktemp("short") / "short.mp4"
+    with av.open(str(clips("bikes"))) as source, av.open(str(path), "w") as target:
+        video = target.add_stream("libx264", rate=25, width=128, height=96, pix_fmt="yuv420p")
+        audio = target.add_stream("aac", rate=44100, layout="mono")
+        for i, frame in enumerate(source.decode(video=0)):
+            if i == 12:
+                break
+            image = frame.to_image().resize((128, 96))
+            small = av.VideoFrame.from_image(image)
+            small.pts, small.time_base = i, Fraction(1, 25)
+            target.mux(video.encode(small))
+            sound = np.sin(np.arange(1764) / 10 + 176.4 * i).astype(np.float32)[None]
+            beep = av.AudioFrame.from_ndarray(sound, format="fltp", layout="mono")
+            beep.sample_rate, beep.pts, beep.time_base = 44100, 1764 * i, Fraction(1, 44100)
+            target.mux(audio.encode(beep))
+        target.mux(video.encode(None))
+        target.mux(audio.encode(None))
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Reads the tensors in checkpoints that nobody vouches for: PyTorch's files and .safetensors.
+"""Reads the tensors of checkpoints from any source: PyTorch's files and .safetensors.
 
 - No code in a file is run.
 - The file is opened once and parsed here alone, so the bytes that are checked are those loaded.
@@ -73,7 +73,7 @@ def read_tensors(path: Path) -> CheckpointContents:
         raise CheckpointError(f"{path}: {error}") from None
     except OSError as error:
         raise CheckpointError(f"{path}: can't be read ({error.strerror or error})") from error
-    except Exception as error:  # damaged files raise whatever their bytes happen to spell
+    except Exception as error:  # parsing a damaged file may raise anything
         raise CheckpointError(f"{path}: {identify_file(start[:512], path)}") from error
 
 

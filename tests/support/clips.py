@@ -106,6 +106,12 @@ def read_frames(path):
         return list(reader)
 
 
+def decode_frames(path):
+    """Returns the pictures of a video, as FFmpeg decodes them."""
+    with av.open(str(path)) as container:
+        return list(container.decode(video=0))
+
+
 def read_packets(path, kind):
     with av.open(str(path)) as container:
         stream = getattr(container.streams, kind)[0]
