@@ -53,25 +53,25 @@ class Engine:
         self._fused = fuse_layers(network, estimation.finish_convolution)
 
         features = network.inputs.get("features0", 0)
-        # Few channels are sampled faster one after the other, many together
-        # (benchmarks/README.md, "What the engine rests on").
+        # Where there are features, all channels of a pixel are gathered at once, which is faster
+        # from 7 channels on (benchmarks/README.md, "What the engine rests on").
         gathers = network.device.type == "cpu" and features and _HAS_FBGEMM
         is_channels_last = gathers or self.uses_kernels
         self._layout = torch.channels_last if is_channels_last else torch.contiguous_format
         self._frame_channels = 3 + features
-        filled_channels = None
-        if self.uses_kernels:  # which want a power of two: the rest are zeros
-            filled_channels = 1 << (self._frame_channels - 1).bit_length()
-            self._frame_channels = filled_channels
+        padded_channels = None
+        if self.uses_kernels:  # which take a power of two
+            padded_channels = 1 << (self._frame_channels - 1).bit_length()
+            self._frame_channels = padded_channels
 
         self._blocks = [
-            EngineBlock(network, i, block, filled_channels, estimation.pack_block_output)
+            EngineBlock(network, i, block, padded_channels, estimation.pack_block_output)
             for i, block in enumerate(self._fused.blocks)
         ]
         if network.unet is not None:
             unet = self._fused.unet
             self._first_of_unet = FirstConvolution(
-                unet.down0.conv1[0], network.unet.inputs, frame_channels=filled_channels
+                unet.down0.conv1[0], network.unet.inputs, padded_channels=padded_channels
             )
             unet.join = tuple  # fused layers take their input in parts
 
