@@ -248,8 +248,8 @@ def test_a_loaded_model_lets_go_of_its_file(small_state, tmp_path, form):
 def test_parts_for_training_may_lack_or_be_there(save, small_state):
     state = IFNet().state_dict()
     without = {key: t for key, t in state.items() if not key.startswith("block_tea.")}
-    for given in (state, without):
-        assert load_model(save(given), device="cpu").state_dict().keys() == without.keys()
+    for tensors in (state, without):
+        assert load_model(save(tensors), device="cpu").state_dict().keys() == without.keys()
     extra = {f"{part}.conv.weight": torch.ones(1) for part in ("block_tea", "teacher", "caltime")}
     assert (
         load_model(save(small_state | extra), device="cpu").state_dict().keys()

@@ -31,9 +31,9 @@ SIZES = {"480p": (480, 720), "1080p": (1080, 1920), "4K": (2160, 3840)}
 
 
 def network(row="v4.25 - v4.26", dtype=torch.float16):
-    made = IFNet_v4(VERSIONS[row]).eval()
-    made.load_state_dict(seeded_state(made))
-    return made.to("cuda", dtype)
+    model = IFNet_v4(VERSIONS[row]).eval()
+    model.load_state_dict(seeded_state(model))
+    return model.to("cuda", dtype)
 
 
 def clip(count, height=96, width=150, seed=1):
@@ -46,9 +46,9 @@ def counted(monkeypatch):
     graphs, capture = [], cuda_device.CudaDevice.capture_graph
 
     def counting(self, work):
-        made = capture(self, work)
+        result = capture(self, work)
         graphs.append(1)
-        return made
+        return result
 
     monkeypatch.setattr(cuda_device.CudaDevice, "capture_graph", counting)
     return graphs
@@ -60,18 +60,18 @@ def test_frames_are_the_cpu_s(row, kernels, counted, caplog, monkeypatch):
     monkeypatch.setenv("RIFE_KERNELS", kernels)
     monkeypatch.setattr("rife.inference.planner.BATCH", 4)  # several calls, so that one is captured
     model, frames = network(row, torch.float32), clip(12)
-    made = interpolate(model, frames, 3, ALL)
+    result = interpolate(model, frames, 3, ALL)
     wanted = interpolate(model.cpu(), frames, 3, ALL)
     assert not caplog.records, caplog.text
     assert len(counted) >= 2
-    assert (made - wanted).abs().mean() < 1e-3  # convolutions may be in TF32
+    assert (result - wanted).abs().mean() < 1e-3  # convolutions may be in TF32
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
 def test_kernels_of_all_languages_make_the_same_frames(dtype, counted, caplog, monkeypatch):
     """In float16, of frames in bytes and in floats, captured."""
     monkeypatch.setattr("rife.inference.planner.BATCH", 4)
-    frames, made = clip(12), {}
+    frames, result = clip(12), {}
     frames = (255 * frames).byte() if dtype == torch.uint8 else frames
     for language in (*NAMES, "none"):
         monkeypatch.setenv("RIFE_KERNELS", language)
@@ -80,12 +80,12 @@ def test_kernels_of_all_languages_make_the_same_frames(dtype, counted, caplog, m
             language != "none"
         )
         captured = len(counted)
-        made[language] = interpolate(model, frames, 3, ALL).float()
+        result[language] = interpolate(model, frames, 3, ALL).float()
         assert len(counted) > captured
-        assert torch.equal(made[language], interpolate(model, frames, 3, ALL).float())
+        assert torch.equal(result[language], interpolate(model, frames, 3, ALL).float())
     assert not caplog.records, caplog.text
     levels = 255 if dtype == torch.uint8 else 1
-    for one, other in combinations(made.values(), 2):
+    for one, other in combinations(result.values(), 2):
         assert (one - other).abs().mean() < kernel_choice.MOST_DIFFERENCE * levels
 
 
@@ -97,8 +97,8 @@ def test_a_kernel_is_launched_on_the_current_stream_of_its_memory_s_device(strea
     with torch.cuda.stream(torch.cuda.Stream() if stream == "other" else None):
         for _ in range(100):  # each waits for the one before
             y = nvrtc_kernels.finish_convolution(y * 0.5, bias, None, None)
-        made = y.cpu()
-    assert (made == 2).all()
+        result = y.cpu()
+    assert (result == 2).all()
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -115,13 +115,13 @@ def test_float16_is_as_good_as_float32(clips, weights, version, size):
     wanted = wanted[0, :, : SIZES[size][0], : SIZES[size][1]].permute(1, 2, 0).cpu()
     half = load_model(weights(version), "cuda", torch.float16)
     run = InferenceSession(half, Options())
-    made = [next(run.render(*frames, [Fraction(1, 2)])) for _ in range(4)]  # the last as a graph
+    result = [next(run.render(*frames, [Fraction(1, 2)])) for _ in range(4)]  # the last as a graph
     run.close()
-    for frame in made:
+    for frame in result:
         error = frame.float() - wanted
         print(f"{version} {size}: {psnr(error):.1f} dB, worst tile {worst_tile(error):.1f}")
         assert psnr(error) >= 50 and worst_tile(error) >= 38
-        assert torch.equal(frame, made[0])
+        assert torch.equal(frame, result[0])
 
 
 def test_two_runs_give_the_same_bits():
@@ -184,8 +184,8 @@ def test_planar_frames_make_the_same(resident):
     """As a VAE leaves them."""
     model, frames = network(), clip(12, 270, 480)
     planar = frames.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
-    made = [interpolate(model, x.cuda() if resident else x, 2).cpu() for x in (frames, planar)]
-    assert torch.equal(*made)
+    result = [interpolate(model, x.cuda() if resident else x, 2).cpu() for x in (frames, planar)]
+    assert torch.equal(*result)
 
 
 def test_a_stream_of_the_caller_s_is_kept_to():
@@ -194,9 +194,9 @@ def test_a_stream_of_the_caller_s_is_kept_to():
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         resident = frames.cuda(non_blocking=True)
-        made = interpolate(model, resident, 2, ALL)
+        result = interpolate(model, resident, 2, ALL)
         stream.synchronize()
-    assert torch.equal(made.cpu(), wanted)
+    assert torch.equal(result.cpu(), wanted)
 
 
 def test_two_runs_at_once_mix_nothing_up():
@@ -205,8 +205,8 @@ def test_two_runs_at_once_mix_nothing_up():
     cuda_pipeline.idle_pipelines.release()
     with ThreadPoolExecutor(2) as threads:
         for _ in range(4):
-            made = threads.map(lambda frames: interpolate(model, frames, 2, ALL), clips)
-            assert all(map(torch.equal, made, wanted))
+            result = threads.map(lambda frames: interpolate(model, frames, 2, ALL), clips)
+            assert all(map(torch.equal, result, wanted))
 
 
 def test_no_memory_in_a_capture_is_known_and_answered(monkeypatch, caplog):

@@ -48,9 +48,9 @@ SMALL_NETWORKS = {
 
 
 def network(name, gain=0.5):
-    made = SMALL_NETWORKS[name]().eval()
-    made.load_state_dict(seeded_state(made, gain=gain))
-    return made
+    model = SMALL_NETWORKS[name]().eval()
+    model.load_state_dict(seeded_state(model, gain=gain))
+    return model
 
 
 def clip(count, height=40, width=70, seed=1):
@@ -72,8 +72,8 @@ def test_frames_are_those_made_without_streams(name, seed):
     for multiplier, options in ((2, {}), (Fraction(5, 2), {"refine": name == "refine"}), (3, {})):
         wanted = interpolate(model, frames, multiplier, replace(ALL, **options))
         with late(seed) as device:
-            made = interpolate(model, frames, multiplier, replace(ALL, **options))
-        assert apart(made, wanted) < 1e-5, (multiplier, options)
+            result = interpolate(model, frames, multiplier, replace(ALL, **options))
+        assert apart(result, wanted) < 1e-5, (multiplier, options)
         assert device.captured and device.replays > device.captured
         assert device.synchronized
 
@@ -82,10 +82,10 @@ def test_bytes_are_rounded_as_elsewhere():
     model, frames = network("head"), (255 * clip(9)).round().byte()
     wanted = interpolate(model, frames, options=ALL)
     with late():
-        made = interpolate(model, frames, options=ALL)
-    assert made.dtype == torch.uint8
-    assert apart(made, wanted) <= 1  # a sum may round the other way
-    assert (made != wanted).float().mean() < 1e-3
+        result = interpolate(model, frames, options=ALL)
+    assert result.dtype == torch.uint8
+    assert apart(result, wanted) <= 1  # a sum may round the other way
+    assert (result != wanted).float().mean() < 1e-3
 
 
 @pytest.mark.parametrize("channels", [1, 4])
@@ -121,16 +121,16 @@ def test_frames_that_need_doubled_scales_are_made_again_with_care():
         seen.append(change.abs().amax((2, 3))) or plain(change)
     )
     interpolate(model, frames, options=ALL)
-    both = torch.cat(seen).unflatten(1, (2, 2)).amax(2).amin(1)
-    model.doubling_threshold = float(both.median())  # so that some pairs are lost, and some are not
+    pair = torch.cat(seen).unflatten(1, (2, 2)).amax(2).amin(1)
+    model.doubling_threshold = float(pair.median())  # so that some pairs are lost, and some are not
     model.needs_doubled_scales = plain
     wanted, lost = interpolate(model, frames, options=ALL), []
     model.needs_doubled_scales = lambda change: lost.append(plain(change)) or lost[-1]
     with late(1):
-        made = interpolate(model, frames, options=ALL)
+        result = interpolate(model, frames, options=ALL)
     flags = torch.cat(lost)
     assert flags.any() and not flags.all()
-    assert apart(made, wanted) < 1e-5
+    assert apart(result, wanted) < 1e-5
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.uint8])
@@ -189,18 +189,18 @@ def test_no_memory_for_a_graph_makes_calls_smaller(caplog):
 
 
 class BrokenEstimation(Estimation):
-    """That makes black frames, if no error."""
+    """Renders black frames, or raises `error`."""
 
     uses_kernels = True
     kernels = SimpleNamespace(precompile=nullcontext)
     finish_convolution = staticmethod(lambda y, *_: y)
     error = None
 
-    def run_first_convolution(self, entry, scale, both=False):
+    def run_first_convolution(self, convolution, scale, both_orders=False):
         if self.error:
             raise self.error
         height, width = (side // scale // 2 for side in self.frames[0].image_and_features.shape[2:])
-        weight = entry.layers[0].weight
+        weight = convolution.layers[0].weight
         return [weight.new_zeros(len(self.times), len(weight), height, width)]
 
     def add_output(self, output):
@@ -347,9 +347,9 @@ def test_changed_weights_make_other_frames(change, new_pipelines):
                 model.block1.conv0[0][0].weight += 0.1
             else:
                 model.block1.conv0[0][0].weight.data = model.block1.conv0[0][0].weight * 1.5
-        made = interpolate(model, frames, options=ALL)
+        result = interpolate(model, frames, options=ALL)
         assert new_pipelines[0]() is None
-    assert apart(made, interpolate(model, frames, options=ALL)) < 1e-5
+    assert apart(result, interpolate(model, frames, options=ALL)) < 1e-5
 
 
 def test_no_more_is_left_than_a_share_of_the_memory_the_oldest_goes_first(new_pipelines):
@@ -402,8 +402,8 @@ def test_two_runs_at_once_mix_nothing_up():
         )
         with ThreadPoolExecutor(2) as threads:
             for _ in range(2):
-                made = threads.map(lambda frames: interpolate(model, frames, options=ALL), clips)
-                assert max(apart(*each) for each in zip(made, wanted, strict=True)) < 1e-5
+                result = threads.map(lambda frames: interpolate(model, frames, options=ALL), clips)
+                assert max(apart(*each) for each in zip(result, wanted, strict=True)) < 1e-5
     assert not torch.backends.cudnn.benchmark
 
 
@@ -496,8 +496,8 @@ def test_frames_made_of_made_ones_take_the_same_slots(new_pipelines, dtype):
     model = network("halves").bfloat16()
     frames = (255 * clip(5)).byte() if dtype == torch.uint8 else clip(5)
     with late():
-        made = interpolate(model, frames, 4, ALL)
-    assert made.dtype == dtype
+        result = interpolate(model, frames, 4, ALL)
+    assert result.dtype == dtype
     assert len(new_pipelines) == 1
 
 
@@ -584,8 +584,8 @@ def test_two_hundred_runs_of_all_kinds_leave_nothing_and_mix_nothing_up():
                     with suppress(Cancelled):
                         cancel = stop_after(stop)
                         interpolate(models[number], frames, multiplier, ALL, cancel=cancel)
-                made = interpolate(models[number], frames, multiplier, ALL)
-            assert apart(made, wanted[key]) < 1e-5, run
+                result = interpolate(models[number], frames, multiplier, ALL)
+            assert apart(result, wanted[key]) < 1e-5, run
     assert device.captured < 30
 
 
@@ -618,8 +618,8 @@ def test_no_network_waits_for_the_device_or_computes_beside_it(name):
     spec = FrameSpec.of(frames[0], model, options)
     pipeline = CudaPipeline(Engine(model), options, device, spec, torch.float32, batch=1)
     for pair in pairwise(frames):
-        made, _ = pipeline.render([Job(*pair, Fraction(1, 2))])
-    assert made.is_meta and made.shape == (1, 96, 150, 3)
+        result, _ = pipeline.render([Job(*pair, Fraction(1, 2))])
+    assert result.is_meta and result.shape == (1, 96, 150, 3)
     assert device.replays
 
 

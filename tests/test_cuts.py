@@ -65,8 +65,8 @@ def test_a_splice_of_shots_of_the_same_colours_is_found(bunny, bikes):
 
 
 def test_a_splice_is_found_after_encoding(bunny, bikes):
-    both = [(camera_view(image) * 255).byte() for image in bunny + bikes]
-    assert find_cuts(encode_and_decode(both, 28)) == [len(bunny)]
+    joined = [(camera_view(image) * 255).byte() for image in bunny + bikes]
+    assert find_cuts(encode_and_decode(joined, 28)) == [len(bunny)]
 
 
 @pytest.mark.parametrize("colour", [0.0, 1.0])
@@ -119,9 +119,9 @@ def test_zooms_are_no_cuts(bunny, bikes, rate):
 
 
 def test_shaking_is_no_cut(bunny, bikes):
-    way = np.random.default_rng(0).uniform(-0.08, 0.08, (12, 2))
+    shifts = np.random.default_rng(0).uniform(-0.08, 0.08, (12, 2))
     for shot in (bunny, bikes):
-        steps = zip(shot, way, strict=True)
+        steps = zip(shot, shifts, strict=True)
         assert (
             find_cuts([camera_view(image, *map(float, at), zoom=1.3) for image, at in steps]) == []
         )
@@ -138,11 +138,11 @@ def test_a_large_thing_that_rushes_by_is_no_cut(bunny, bikes):
 def test_more_sensitive_finds_no_less_and_0_finds_nothing(clips, bunny):
     rushing = [camera_view(image) for image in read_shot(clips("bikes"), 78, 60)[::4]]
     images = [camera_view(image) for image in bunny] + rushing
-    found = [set(find_cuts(images, s / 10)) for s in range(11)]
-    assert found[0] == set()
-    assert all(less <= more for less, more in pairwise(found))
-    assert found[5] == {len(bunny)}
-    assert len(found[10]) > 1
+    by_sensitivity = [set(find_cuts(images, s / 10)) for s in range(11)]
+    assert by_sensitivity[0] == set()
+    assert all(less <= more for less, more in pairwise(by_sensitivity))
+    assert by_sensitivity[5] == {len(bunny)}
+    assert len(by_sensitivity[10]) > 1
 
 
 @pytest.mark.parametrize("sensitivity", [-0.1, 1.1, float("nan")])

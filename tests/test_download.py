@@ -343,10 +343,10 @@ def test_killed_in_the_middle_it_goes_on_when_started_again(server, entry, check
 def test_two_processes_fetch_it_once(server, entry, checkpoint, tmp_path):
     server.gate.clear()
     server.stop_at = len(checkpoint) // 2
-    both = [start(entry, tmp_path), start(entry, tmp_path)]
+    processes = [start(entry, tmp_path), start(entry, tmp_path)]
     time.sleep(0.5)
     server.gate.set()
-    for process in both:
+    for process in processes:
         output, errors = process.communicate(timeout=30)
         assert process.returncode == 0, errors
         assert Path(output.strip()).read_bytes() == checkpoint

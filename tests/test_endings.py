@@ -113,12 +113,12 @@ def calls(monkeypatch):
 
 def check(calls):
     for container in {call[3] for call in calls}:
-        mine = [call for call in calls if call[3] == container]
-        names = [name for name, *_ in mine]
-        assert all(alone for _, _, alone, _ in mine), "two threads in one container"
+        own = [call for call in calls if call[3] == container]
+        names = [name for name, *_ in own]
+        assert all(alone for _, _, alone, _ in own), "two threads in one container"
         assert names.count("close") == 1, "left open, or closed twice"
         assert names[-1] == "close", f"{names[-1]} after it was closed"
-        turns = [key for key, _ in groupby(thread for name, thread, *_ in mine if name != "close")]
+        turns = [key for key, _ in groupby(thread for name, thread, *_ in own if name != "close")]
         assert len(turns) <= 2, "a container that goes to and fro between threads"
     frames = threading.main_thread().ident
     assert {thread for name, thread, *_ in calls if name == "mux"} <= {frames}
@@ -150,8 +150,8 @@ def test_after_a_failure_nothing_is_read_or_written(model, clip, tmp_path, calls
     ended = Counter()
     for number in range(runs):
         calls.clear()
-        way = WAYS[number % len(WAYS)]
-        calls.fails = way, chance.randint(1, FRAMES)
+        cause = WAYS[number % len(WAYS)]
+        calls.fails = cause, chance.randint(1, FRAMES)
         with late(number), pytest.raises(Failure) as kept:
             interpolate_file(
                 model,
@@ -160,13 +160,13 @@ def test_after_a_failure_nothing_is_read_or_written(model, clip, tmp_path, calls
                 progress=lambda *_: calls.countdown("progress"),
                 cancel=lambda: calls.countdown("cancel"),
             )
-        ended[way] += 1
-        assert kept.tb and not threads(), way  # it holds all that the run had not let go
+        ended[cause] += 1
+        assert kept.tb and not threads(), cause  # it holds all that the run had not let go
         over = len(calls)
         time.sleep(0.005)
-        assert len(calls) == over, f"{way}: {calls[over:]}"
+        assert len(calls) == over, f"{cause}: {calls[over:]}"
         check(calls)
-        assert not list(tmp_path.iterdir()), way
+        assert not list(tmp_path.iterdir()), cause
     assert set(ended) == set(WAYS)
 
 

@@ -41,24 +41,24 @@ ALL = Options(cuts="ignore")
 
 
 def state(name="plain", **changes):
-    made = seeded_state(NETWORKS[name]())
-    return made | {key: change(made[key]) for key, change in changes.items()}
+    tensors = seeded_state(NETWORKS[name]())
+    return tensors | {key: change(tensors[key]) for key, change in changes.items()}
 
 
 def network(name="plain", gain=1e20):
     """A network whose weights are finite, and what it makes of them is not."""
-    made = NETWORKS[name]().eval()
-    made.load_state_dict({key: tensor * gain for key, tensor in state(name).items()})
-    return made
+    model = NETWORKS[name]().eval()
+    model.load_state_dict({key: tensor * gain for key, tensor in state(name).items()})
+    return model
 
 
 def flow_is_lost():
     """A network whose flow alone is infinite: its frames look like frames."""
-    made = NETWORKS["plain"]().eval()
-    made.load_state_dict(state())
+    model = NETWORKS["plain"]().eval()
+    model.load_state_dict(state())
     with torch.no_grad():
-        made.block3.lastconv[0].bias[0] = torch.inf
-    return made
+        model.block3.lastconv[0].bias[0] = torch.inf
+    return model
 
 
 def refuses(model, *arguments, function=interpolate, **options):
@@ -187,11 +187,11 @@ def test_the_frame_is_named_and_those_before_it_are_not_lost():
     model.load_state_dict(weights)
     frames = seeded_clip(5, 32, 32)
     frames[:3] *= 1e-30
-    made = []
+    result = []
     stream = interpolate_stream(model, frames, Timeline(3))
     with pytest.raises(NonFiniteError, match="at 0.333 of the way from input frame 2 to the next"):
-        made.extend(stream)
-    assert len(made) == 7 and all(frame.image.isfinite().all() for frame in made)
+        result.extend(stream)
+    assert len(result) == 7 and all(frame.image.isfinite().all() for frame in result)
 
 
 def test_a_network_as_others_call_it_raises_too():
@@ -203,8 +203,8 @@ def test_a_network_as_others_call_it_raises_too():
 def test_sound_frames_are_as_they_were_and_nothing_is_said(caplog):
     model = NETWORKS["plain"]().eval()
     model.load_state_dict(state())
-    made = interpolate(model, seeded_clip(3, 40, 50), Fraction(5, 2), ALL)
-    assert made.isfinite().all() and not caplog.records
+    result = interpolate(model, seeded_clip(3, 40, 50), Fraction(5, 2), ALL)
+    assert result.isfinite().all() and not caplog.records
 
 
 def test_the_command_line_says_it_in_one_line_and_leaves_no_file(tmp_path, capsys, monkeypatch):

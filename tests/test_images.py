@@ -72,12 +72,12 @@ def frames_of(path):
 def delays(path):
     """Durations in the file, in ms, read by Pillow."""
     with Image.open(path) as image:
-        found = []
+        durations = []
         for index in range(image.n_frames):
             image.seek(index)
             image.load()
-            found.append(image.info["duration"])
-    return found
+            durations.append(image.info["duration"])
+    return durations
 
 
 # Folders.
@@ -452,10 +452,10 @@ def test_rounded_durations_add_up_to_the_exact_length(tmp_path, suffix):
     ):
         for index in range(100):
             writer.write(torch.full((16, 24, 3), index, dtype=torch.uint8), index / rate)
-    found = delays(tmp_path / f"out.{suffix}")
-    assert len(found) == 100
-    assert sum(found) == pytest.approx(float(100000 / rate), abs=5 if suffix == "gif" else 0.5)
-    assert max(found) - min(found) <= (10 if suffix == "gif" else 1) + 1e-6
+    result = delays(tmp_path / f"out.{suffix}")
+    assert len(result) == 100
+    assert sum(result) == pytest.approx(float(100000 / rate), abs=5 if suffix == "gif" else 0.5)
+    assert max(result) - min(result) <= (10 if suffix == "gif" else 1) + 1e-6
 
 
 @pytest.mark.parametrize("target", ["gif", "webp", "apng"])

@@ -419,8 +419,8 @@ def test_options_that_a_network_lacks_are_refused(v38):
         Options(scale=0).check(v38)
 
 
-@pytest.mark.parametrize("way", [lambda network: network, Engine])
-def test_v40_decides_about_doubled_scales_for_each_pair_alone(way):
+@pytest.mark.parametrize("make", [lambda network: network, Engine])
+def test_v40_decides_about_doubled_scales_for_each_pair_alone(make):
     """A batch with one pair of huge motion gives what each pair gives on its own."""
     network = IFNet_v4(VERSIONS["v4.0 - v4.1"]).eval()
     network.load_state_dict(seeded_state(network, gain=2.5))
@@ -430,7 +430,7 @@ def test_v40_decides_about_doubled_scales_for_each_pair_alone(way):
     images = x[:, :3], x[:, 3:]
     lost, plain = [], network.needs_doubled_scales
     network.needs_doubled_scales = lambda change: lost.append(plain(change)) or lost[-1]
-    model = way(network)
+    model = make(network)
     with torch.no_grad():
         a, b = (model.prepare(image, refine=True) for image in images)
         together = model.motion(a, b, 0.5, refine=True)

@@ -56,11 +56,11 @@ def test_any_rate_becomes_any_other_in_sync(model, tmp_path, source, target, suf
     count = round(2 * source)
     write_clip(clip, count=count, rate=source, audio="aac", size=(64, 32))
     written = interpolate_file(model, clip, out, Timeline(frame_rate=rate)).shown
-    found = times(out)
-    assert written == len(found) == math.ceil(count * rate / source)
+    written_times = times(out)
+    assert written == len(written_times) == math.ceil(count * rate / source)
     rounding = 0 if suffix == ".mp4" else Fraction(1, 1000)
-    assert all(abs(t - k / rate) <= rounding for k, t in enumerate(found))
-    assert abs(len(found) / rate - count / source) < 1 / rate
+    assert all(abs(t - k / rate) <= rounding for k, t in enumerate(written_times))
+    assert abs(len(written_times) / rate - count / source) < 1 / rate
     assert sound(out) == sound(clip)
 
 

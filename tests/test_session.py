@@ -85,8 +85,8 @@ def on_device(monkeypatch):
         class Limited(type(model)):
             @property
             def device(self):
-                mine = next(self.parameters()) is weight  # a copy on the CPU has others
-                return torch.device("cuda" if mine else "cpu")
+                is_original = next(self.parameters()) is weight  # a copy on the CPU has others
+                return torch.device("cuda" if is_original else "cpu")
 
             def check(self, first):
                 pixels = first.image[:, 0].numel()
@@ -143,7 +143,8 @@ def test_batches_are_no_larger_than_helps(v40, bikes, on_device, monkeypatch):
 def test_no_memory_is_answered_by_smaller_batches_then_tiles_then_the_cpu(
     v40, bikes, on_device, caplog
 ):
-    """Each step has its line, none is made twice, and the next pair begins where this one ended."""
+    """Each step is logged once, no frame is made twice, and the next pair starts where this one
+    ended."""
     whole = 192 * 512
     expected = [
         list(
@@ -160,9 +161,11 @@ def test_no_memory_is_answered_by_smaller_batches_then_tiles_then_the_cpu(
         model = on_device(v40, cuda=most)
         session = InferenceSession(model, Options(), memory_limit=LOTS)
         for i in range(2):
-            made = list(session.render(*bikes[i : i + 2], QUARTERS))
-            assert len(made) == 3
-            assert min(psnr(a / 255, b / 255) for a, b in zip(made, expected[i], strict=True)) > 45
+            result = list(session.render(*bikes[i : i + 2], QUARTERS))
+            assert len(result) == 3
+            assert (
+                min(psnr(a / 255, b / 255) for a, b in zip(result, expected[i], strict=True)) > 45
+            )
             assert len(caplog.records) == lines, caplog.text
         assert how in caplog.messages[-1]
         assert "out of memory: frames of 512x192" in caplog.messages[-1]
@@ -180,7 +183,7 @@ def test_memory_that_ends_in_the_middle_of_a_pair_spares_the_frames_made(
         model, Options(), memory_limit=192 * 512 * 500
     )  # bytes: one at a time
     frames = session.render(*bikes[:2], QUARTERS)
-    made = [next(frames)]
+    result = [next(frames)]
     plain, failures = Engine.motion, []
 
     def fails_once(self, *args, **options):
@@ -190,11 +193,11 @@ def test_memory_that_ends_in_the_middle_of_a_pair_spares_the_frames_made(
         return plain(self, *args, **options)
 
     monkeypatch.setattr(Engine, "motion", fails_once)
-    made += frames
-    assert len(made) == 3
+    result += frames
+    assert len(result) == 3
     assert failures
     for a, b in zip(
-        made, InferenceSession(v40, Options()).render(*bikes[:2], QUARTERS), strict=True
+        result, InferenceSession(v40, Options()).render(*bikes[:2], QUARTERS), strict=True
     ):
         assert psnr(a / 255, b / 255) > 45
 
@@ -271,12 +274,12 @@ def test_motion_is_what_the_frame_is_made_by(v40, bikes, tta, limit):
     images = (x.permute(2, 0, 1)[None] for x in (first, second))
     motion = Motion(flow.permute(2, 0, 1)[None], mask[None, None])
     frame = motion.render(*images)[0].permute(1, 2, 0)
-    (made,) = InferenceSession(v40, Options(tta=tta), memory_limit=LOTS).render(
+    (result,) = InferenceSession(v40, Options(tta=tta), memory_limit=LOTS).render(
         first, second, [HALF]
     )
     # Frames averaged over both passes are not quite what averaged motion makes.
     inner = slice(40, 150), slice(40, 470)
-    assert psnr(frame[inner], made[inner]) > (32 if tta else 48)
+    assert psnr(frame[inner], result[inner]) > (32 if tta else 48)
 
 
 def test_a_network_with_a_fixed_timestep_gives_the_motion_to_the_middle(v38, bikes):
@@ -418,10 +421,10 @@ def test_cuda_that_is_short_of_memory_makes_the_same_frames_in_tiles(weights, ca
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(400e6 / total)
     try:
-        made = list(
+        result = list(
             InferenceSession(model, Options(), memory_limit=LOTS).render(*pair, [HALF, HALF])
         )
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert "tiles on cuda" in caplog.text
-    assert min(psnr(frame, whole) for frame in made) > 45
+    assert min(psnr(frame, whole) for frame in result) > 45

@@ -138,9 +138,9 @@ def test_titles_and_workflows_are_kept(tmp_path, suffix):
     source = tmp_path / "in.mkv"
     write_clip(source, metadata=tags)
     with av.open(str(recode(source, tmp_path / f"out.{suffix}"))) as container:
-        found = {key.lower(): value for key, value in container.metadata.items()}
-    assert found["title"] == "Bikes"
-    assert found["prompt"] == tags["prompt"]
+        tags_written = {key.lower(): value for key, value in container.metadata.items()}
+    assert tags_written["title"] == "Bikes"
+    assert tags_written["prompt"] == tags["prompt"]
 
 
 def test_the_language_of_sound_is_kept(tmp_path):

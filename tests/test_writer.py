@@ -505,8 +505,8 @@ def test_a_cover_picture_is_kept_or_named(tmp_path, caplog, suffix, tags):
                 writer.write(frame.image, frame.time)
     assert len(frames_of(target)) == 3
     with av.open(str(target)) as container:
-        found = {key.lower(): value for key, value in container.metadata.items()}
-    assert tags.items() <= found.items()
+        tags_written = {key.lower(): value for key, value in container.metadata.items()}
+    assert tags.items() <= tags_written.items()
     if suffix in ("webm", "mov", "m4v") or (suffix == "mp4" and "prompt" in tags):
         assert "Left out, as it can't be kept: png video" in caplog.text
     else:
@@ -524,9 +524,9 @@ def test_strange_tags_cost_nothing(tmp_path, suffix):
             for frame in reader:
                 writer.write(frame.image, frame.time)
     with av.open(str(tmp_path / f"out.{suffix}")) as container:
-        found = {key.lower(): value for key, value in container.metadata.items()}
-    assert found["title"] == tags["title"]
-    assert found["comment"] == tags["comment"]
+        tags_written = {key.lower(): value for key, value in container.metadata.items()}
+    assert tags_written["title"] == tags["title"]
+    assert tags_written["comment"] == tags["comment"]
 
 
 # Depth, HDR, transparency.

@@ -353,9 +353,9 @@ def model_list(comfy: ComfyUI) -> tuple[list[str], dict]:
 
 def test_the_list_has_what_every_folder_holds_then_what_can_be_downloaded(comfy: ComfyUI) -> None:
     names, settings = model_list(comfy)
-    there = ["v4.0.pkl", "v3.8.pkl", "rife47.pth"]
-    assert [name for name in names if name in there] == there
-    downloads = [name for name in ZOO if name not in there]
+    on_disk = ["v4.0.pkl", "v3.8.pkl", "rife47.pth"]
+    assert [name for name in names if name in on_disk] == on_disk
+    downloads = [name for name in ZOO if name not in on_disk]
     assert names[-len(downloads) :] == downloads
     assert settings["default"] == DEFAULT
     assert comfy.hub.log == []
@@ -498,18 +498,18 @@ def test_core_s_node_runs_our_model_and_ours_core_s(comfy: ComfyUI, clip: str) -
     network = IFNet_v4(VERSIONS["v4.25 - v4.26"]).eval()
     network.load_state_dict(seeded_state(network))
     save_model(network, comfy.base / "models" / "frame_interpolation" / "seeded.safetensors")
-    made = {}
+    result = {}
     for loader in ("LoadRIFEModel", "FrameInterpolationModelLoader"):
         prompt = images_prompt(clip, "seeded.safetensors")
         prompt["model"]["class_type"] = loader
-        made[loader, "ours"] = saved_images(comfy, prompt)
+        result[loader, "ours"] = saved_images(comfy, prompt)
         prompt["rife"] = {
             "class_type": "FrameInterpolate",
             "inputs": {"interp_model": ["model", 0], "images": ["small", 0], "multiplier": 2},
         }
-        made[loader, "core's"] = saved_images(comfy, prompt)
-    wanted = made["LoadRIFEModel", "ours"]
-    for images in made.values():
+        result[loader, "core's"] = saved_images(comfy, prompt)
+    wanted = result["LoadRIFEModel", "ours"]
+    for images in result.values():
         assert len(images) == 3
         for image, other in zip(images, wanted, strict=True):
             # Off the sides that are padded: reflected there, repeated here.

@@ -297,9 +297,9 @@ def test_the_search_finds_ours_first(page: Page, comfy: ComfyUI, words: str, oth
     if "node_replacements" not in comfy.get("/features"):
         pytest.skip("this ComfyUI knows neither aliases nor subgraphs of packs")
     page.load(node_graph("LoadVideo"))
-    found = page.search(words)
+    result = page.search(words)
     assert any(
-        name in text for text in found[: others + 1] for name in ("RIFE", "Interpolate (smooth")
+        name in text for text in result[: others + 1] for name in ("RIFE", "Interpolate (smooth")
     )
 
 

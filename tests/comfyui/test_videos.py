@@ -286,8 +286,8 @@ def test_a_video_in_memory_keeps_its_colour_space_and_depth(
     parts = graph.add("GetVideoComponents", video=graph.load("sdr.mp4"))
     video = graph.add("CreateVideo", images=parts, fps=24.0, color_space=color_space)
     small = graph.resize(video, 160, 96)
-    for given in (video, small):
-        before, after = shown(comfy, graph, given, graph.rife(given))
+    for inputs in (video, small):
+        before, after = shown(comfy, graph, inputs, graph.rife(inputs))
         assert after["get_color_space"] == color_space
         check_originals(before, after)
         assert torch.equal(after["images"][::2], before["images"])
@@ -298,8 +298,8 @@ def test_transparency_of_a_video_in_memory_is_interpolated(comfy: ComfyUI) -> No
     graph = Graph(comfy)
     image, alpha = "torch.full((3, 48, 64, 3), 0.5)", "torch.linspace(0, 1, 3)[:, None, None]"
     parts = f"images={image}, alpha={alpha}.expand(3, 48, 64), frame_rate=Fraction(24)"
-    made = f"InputImpl.VideoFromComponents(Types.VideoComponents({parts}))"
-    video = graph.add("OddValue", expression=made)
+    result = f"InputImpl.VideoFromComponents(Types.VideoComponents({parts}))"
+    video = graph.add("OddValue", expression=result)
     before, after = shown(comfy, graph, video, graph.rife(video, cuts="ignore"))
     assert after["alpha"].shape == (5, 48, 64)
     assert torch.equal(after["alpha"][::2], before["alpha"])
@@ -312,9 +312,9 @@ def test_images_beyond_1_stay_and_new_ones_reach_as_far(comfy: ComfyUI) -> None:
     ramp = "torch.linspace(0, 4, 64)[None, None, :, None].repeat(2, 48, 1, 3)"
     images = graph.add("OddValue", expression=f"{ramp} + torch.arange(2).view(2, 1, 1, 1)")
     model = graph.add("LoadRIFEModel", model_name="v4.0.pkl")
-    made = graph.add("RIFEFrameInterpolate", model=model, images=images, multiplier=2)
+    result = graph.add("RIFEFrameInterpolate", model=model, images=images, multiplier=2)
     before, after = shown(
-        comfy, graph, *(graph.add("CreateVideo", images=x, fps=24.0) for x in (images, made))
+        comfy, graph, *(graph.add("CreateVideo", images=x, fps=24.0) for x in (images, result))
     )
     assert torch.equal(after["images"][::2], before["images"])
     assert after["images"][1].max() > 4

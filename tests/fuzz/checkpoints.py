@@ -545,9 +545,9 @@ def main() -> int:
     number = 0
     while number < args.cases if args.cases else time.monotonic() < end:
         kind = KINDS[number % len(KINDS)]
-        made = kind(random.Random(f"{args.seed} {number}"))
-        change = made if isinstance(made, Change) else None
-        path.write_bytes(change.data if change else made)
+        case = kind(random.Random(f"{args.seed} {number}"))
+        change = case if isinstance(case, Change) else None
+        path.write_bytes(change.data if change else case)
         start = time.monotonic()
         try:
             counts[kind.__name__, outcome(path, change)] += 1

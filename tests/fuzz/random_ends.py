@@ -165,11 +165,11 @@ def main(runs: int = 25) -> None:
             whole[is_late] = time.monotonic() - begin
             assert frames_in(out) == OUTPUT
         ways = [*SIGNALS, *PLACES]
-        for number, way in enumerate(ways * runs):
+        for number, cause in enumerate(ways * runs):
             is_late = bool(number // len(ways) % 2)
             out.write_bytes(OLD)
-            what = f"run {number} ({way}{', late' if is_late else ''})"
-            if way in SIGNALS:
+            what = f"run {number} ({cause}{', late' if is_late else ''})"
+            if cause in SIGNALS:
                 child = start(partial(run_command, weights, clip, out), folder, log, is_late)
                 begin = time.monotonic()
                 end = begin + chance.uniform(0, 1.05 * whole[is_late])
@@ -177,17 +177,17 @@ def main(runs: int = 25) -> None:
                     time.sleep(0.002)
                 if not is_running(child):  # machines are busy now and then
                     whole[is_late] = time.monotonic() - begin
-                for name in SIGNALS[way]:
+                for name in SIGNALS[cause]:
                     os.kill(child, name)
                     time.sleep(chance.uniform(0, 0.02))
             else:
-                calls = chance.randrange(FRAMES if way == "reader" else OUTPUT)
-                run = partial(run_and_fail, weights, clip, out, place=way, calls=calls)
+                calls = chance.randrange(FRAMES if cause == "reader" else OUTPUT)
+                run = partial(run_and_fail, weights, clip, out, place=cause, calls=calls)
                 child = start(run, folder, log, is_late)
             status = finish(child)
             is_old = out.read_bytes() == OLD
             assert is_old or frames_in(out) == OUTPUT, f"{what}: half a file"
-            if way != "kill":
+            if cause != "kill":
                 assert status in (0, 1, 129, 130, 143), f"{what}: {status}\n{log.read_text()}"
                 told = log.read_text()
                 assert "Traceback" not in told and "Exception ignored" not in told, what + told
@@ -197,7 +197,7 @@ def main(runs: int = 25) -> None:
                 run_command_again = partial(run_command, weights, clip, out)
                 assert finish(start(run_command_again, folder, log, is_late)) == 0, log.read_text()
                 assert sorted(folder.iterdir()) == [clip, out], f"{what}: not swept"
-            outcomes[f"{way}: {'ended early' if is_old else 'whole'}"] += 1
+            outcomes[f"{cause}: {'ended early' if is_old else 'whole'}"] += 1
     for what, times in sorted(outcomes.items()):
         print(f"{times:4} {what}")
 

@@ -129,11 +129,11 @@ def beep_times(path):
             for frame in container.decode(audio=0)
             for peak in [32768 if frame.format.name.startswith("s16") else 1]
         ]
-    found, quiet_since = [], -1.0
+    result, quiet_since = [], -1.0
     for start, block in samples:
         for offset in np.flatnonzero(block > 0.2):
             time = float(start) - first + offset / 48000
             if time - quiet_since > 0.05:
-                found.append(time)
+                result.append(time)
             quiet_since = time
-    return found
+    return result

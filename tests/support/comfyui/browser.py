@@ -150,10 +150,10 @@ class Page:
         self.command("Workspace.SearchBox.Toggle")
         self.tab.keyboard.type(words)
         self.settle()
-        found = self.tab.get_by_role("option").all_inner_texts()
+        result = self.tab.get_by_role("option").all_inner_texts()
         self.close_dialogs()
         self.tab.keyboard.press("Escape")
-        return found
+        return result
 
     def add(self, name: str) -> dict:
         """Search for a node by its name and add it, as with a double click on the canvas."""
