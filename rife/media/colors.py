@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 # swscale's defaults darken 4:2:0 video by a whole level (of 255) each time it goes to RGB and
-# back, and its versions disagree on where chroma lies. Told both, nothing drifts.
+# back, and its versions disagree on where chroma lies. With these flags, and the chroma's position
+# as an option, nothing drifts.
 _SCALING = "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
 
 # In FFmpeg's numbers: AVColorSpace, AVColorRange, AVColorTransferCharacteristic, AVColorPrimaries.
@@ -96,7 +97,7 @@ class Colors:
         array[..., 3:] *= 65535 / white
         return array.numpy().astype(np.uint16)
 
-    def converter(
+    def create_converter(
         self, size: tuple[int, int], source: str, target: str
     ) -> Callable[[av.VideoFrame], av.VideoFrame]:
         """Create a function that converts frames between two pixel formats, one of which is RGB and

@@ -89,7 +89,7 @@ class FrameToImage:
         pixel_format, colors = frame.format.name, Colors.of(frame, self._decoder)
         if (pixel_format, colors) != self._converter_input:
             self._converter_input = pixel_format, colors
-            self._to_rgb = colors.converter(self.coded_size, pixel_format, self._rgb_format)
+            self._to_rgb = colors.create_converter(self.coded_size, pixel_format, self._rgb_format)
         pixels = self._to_rgb(frame).to_ndarray()
         if self.is_deep:
             pixels = colors.from_16_bits(pixels, pixel_format)
@@ -134,7 +134,7 @@ class ImageToFrame:
         if rgb_format != self._converter_input:
             self._converter_input = rgb_format
             size = frame.width, frame.height
-            self._from_rgb = self._colors.converter(size, rgb_format, self._pixel_format)
+            self._from_rgb = self._colors.create_converter(size, rgb_format, self._pixel_format)
         return self._from_rgb(frame)
 
 

@@ -58,7 +58,7 @@ class Evidence:
         begin: Where the packets should begin in the file, bytes, if that is known.
 
     Attributes:
-        is_whole: As given.
+        is_whole: Whether the file is as long as it should be.
         tells_by_gaps: Whether frames are missing wherever there are gaps between packets.
         file_end: Where the packets so far end in the file, bytes; None: not known.
         last_shown: When the last frame that was decoded is shown, seconds.

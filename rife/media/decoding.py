@@ -20,12 +20,12 @@ class FrameDecoder:
     Args:
         source: The file.
         evidence: Is told where packets can't be decoded.
-        needs_key_frame: Whether packets before the first key frame depend on some that are not
-            there, as after seeking.
+        needs_key_frame: Whether packets before the first key frame can't be decoded, as after
+            seeking.
 
     Attributes:
-        durations: Packets that were sent to the decoder and whose frames weren't taken yet: when
-            they are shown -> for how long, ticks.
+        durations: When each packet is shown that was sent to the decoder and not forgotten -> for
+            how long it is, ticks.
         first_shown: When the first packet before all key frames is shown, ticks; infinity: none is.
     """
 

@@ -10,15 +10,15 @@ import av
 
 from .damage import Evidence, has_packet_between
 from .side_streams import SideStreams
-from .source import VideoSource
+from .source import Part, VideoSource
 from .streams import AV_ERRORS, PacketTimes
 from .timestamps import SteadyClock
 
-# A file that can't be read on so many times in a row is at its end.
+# Reading ends after so many failures in a row.
 _MOST_FAILURES = 20
 # MPEG-TS marks a packet beside which something is missing: a gap within so many more is damage.
 _SUSPECT_AFTER = 4
-# So many frames at one time: the file tells no times.
+# A file that gives so many frames the same time stores no times.
 _AT_ONE_TIME = 64
 # Seconds after the part's end within which its sound may be stored.
 _SOUND_DELAY = 2
@@ -29,7 +29,7 @@ class PacketReader:
 
     Args:
         source: The file.
-        end: When the part to read ends, seconds on the file's clock.
+        part: The part of it to read.
         evidence: Is told what is damaged or missing.
         side_streams: Takes the packets of sound and subtitles.
 
@@ -37,19 +37,19 @@ class PacketReader:
         reached: When all that was read so far ends, seconds.
         video_reached: When the video that was read so far ends, seconds.
         video_count: Video packets that were read so far.
-        is_video_over: Whether no more video packets are wanted; set by who decodes them.
+        is_video_over: Whether no more video packets are wanted; set by whoever takes the frames.
     """
 
     def __init__(
-        self, source: VideoSource, end: float, evidence: Evidence, side_streams: SideStreams
+        self, source: VideoSource, part: Part, evidence: Evidence, side_streams: SideStreams
     ):
         self.reached = self.video_reached = -math.inf
         self.video_count = 0
         self.is_video_over = False
-        self._source, self._end = source, end
+        self._source, self._end = source, part.end
         self._evidence, self._side_streams = evidence, side_streams
-        # What was met since the last video packet: packets that are damage if there is a gap, too,
-        # damage, and bytes that no packet holds.
+        # Since the last video packet: packets that are damage if there is a gap nearby, whether any
+        # is damage for certain, and bytes that belong to no packet.
         self._suspect_packets, self._is_damaged, self._skipped_bytes = 0, False, 0
         self._latest: av.Packet | None = None
         self._before_skip: av.Packet | None = None  # the packet before the skipped bytes
@@ -57,8 +57,8 @@ class PacketReader:
         self._packets = self._demux()
 
     def detect_missing_times(self) -> None:
-        """Read packets until it is clear whether the file gives all frames one time, which is none;
-        frames are then counted (`FrameTimes.are_counted`). The packets are not lost."""
+        """Detect whether the file gives all frames the same time, which is none: frames are then
+        counted (`FrameTimes.are_counted`). Reads ahead; no packet is lost."""
         read, times, count = [], set(), 0
         for packet in self._packets:
             read.append(packet)
@@ -71,10 +71,13 @@ class PacketReader:
         self._packets = chain(read, self._packets)
 
     def read_video(self) -> Iterator[av.Packet | None]:
-        """The video's packets, and None where some before the next one may be missing. Hands other
-        packets to the side streams. Ends a little after the part.
+        """Read the file up to a little after the part, and hand all but the video's packets to the
+        side streams.
 
-        Each packet waits for the next one, which may show that it is cut short itself.
+        Each video packet waits for the next one, which may show that it is cut short itself.
+
+        Yields:
+            The video's packets; None where some before the next one may be missing.
         """
         source = self._source
         clock = SteadyClock(source.container.format.flags, source.stream.index)
@@ -91,7 +94,7 @@ class PacketReader:
                 self._side_streams.add(packet)
                 continue
             if packet.size:
-                if self._is_after_hole(packet, times, waiting, last_decoded):
+                if self._detect_hole(packet, times, waiting, last_decoded):
                     if waiting is not None and not self._is_cut_short(waiting):
                         yield waiting
                     yield None
@@ -114,7 +117,7 @@ class PacketReader:
             )
 
     def _demux(self) -> Iterator[av.Packet]:
-        """All packets that can be read."""
+        """Yields all packets that can be read."""
         container = self._source.container
         streams = self._source.stream, *self._source.other_streams
         packets, failures = container.demux(*streams), 0
@@ -150,18 +153,19 @@ class PacketReader:
             self._skipped_time = PacketTimes.of(packet).start - end
         self._latest = packet
 
-    def _is_after_hole(
+    def _detect_hole(
         self,
         packet: av.Packet,
         times: PacketTimes,
         before: av.Packet | None,
         last_decoded: float,
     ) -> bool:
-        """Whether pictures may be missing before a video packet; notes why.
+        """Detect whether pictures may be missing before a video packet, and note why.
 
         Args:
+            packet: The video packet.
             times: The packet's.
-            before: The video packet before it.
+            before: The video packet before it; None: there is none, or a hole.
             last_decoded: When that one is decoded, seconds.
         """
         self.video_count += 1

@@ -41,12 +41,12 @@ class Extra:
 
     Attributes:
         name: For messages.
-        add: Puts it into a container whose video stream has been added (None in a trial without
-            one), given both; returns its track, if it has one.
+        add: Function of a container and its video stream (None in a trial without one) that puts
+            the extra into the container and returns its track, if it has one.
         stream: Index of the input's stream whose items are written while frames are; None: all is
             written at the beginning.
         is_decoded: Whether the items are decoded frames of sound and not packets.
-        samples: The stream's first items, for a trial; all there are if `stream` is None.
+        samples: The stream's first items, for a trial; all items if `stream` is None.
         options: What the container needs for it.
     """
 

@@ -167,7 +167,7 @@ def _refuse_broken(file: Path, image: Image.Image) -> None:
 
 
 def _list_losses(image: Image.Image) -> Iterator[str]:
-    """What of an image isn't read, though the rest is; ends of sentences."""
+    """Yields what of an image is lost when it is read, as ends of sentences about the file."""
     if image.format in ("PNG", "WEBP", "TIFF") and getattr(image, "is_animated", False):
         yield "holds several pictures, of which only the first is read"
     if image.mode == "CMYK":

@@ -1,43 +1,39 @@
 """What of a video's picture is missing, in sentences for its user."""
 
 import math
-from collections.abc import Callable, Sequence
 
+from .base import Reader
 from .damage import Evidence, has_clean_end, readable_time
 from .decoding import FrameDecoder
 from .demuxing import PacketReader
-from .source import VideoSource
+from .source import Part, VideoSource
 
 
 class GapReporter:
     """Follows the frames of a video and reports what is missing between and after them.
 
     Args:
+        reader: Takes the reports.
         source: The file.
-        start, end: The part that is read, seconds on the file's clock.
+        part: The part of it that is read.
         begin: When the whole clip begins, seconds on the file's clock.
         evidence: What packets told of damage.
         packets: Their reader.
         decoder: Their decoder.
-        report_damage: Takes a sentence.
-        damage: The sentences so far.
     """
 
     def __init__(
         self,
+        reader: Reader,
         source: VideoSource,
-        start: float,
-        end: float,
+        part: Part,
         begin: float,
         evidence: Evidence,
         packets: PacketReader,
         decoder: FrameDecoder,
-        report_damage: Callable[[str], None],
-        damage: Sequence[str],
     ):
-        self._source, self._start, self._end, self._begin = source, start, end, begin
+        self._reader, self._source, self._part, self._begin = reader, source, part, begin
         self._evidence, self._packets, self._decoder = evidence, packets, decoder
-        self._report_damage, self._damage = report_damage, damage
         self._name = source.path.name
         # When the latest frame is shown, and for how long it is meant to be; seconds.
         self._latest: tuple[float, float] | None = None
@@ -67,24 +63,26 @@ class GapReporter:
             if self._evidence.shares_silence(self._sound_indices(), still_start, shown):
                 is_hole, hole_start = True, still_start
         if is_hole:
-            self._report_damage(
+            self._reader.report_damage(
                 f"{self._name} is damaged: {shown - hole_start:.2f} s of the picture are missing "
                 f"at {self._readable(hole_start)}; the frame before them is held."
             )
         elif self._evidence.take_unexplained(last):
-            self._report_damage(f"{self._name} is damaged near {self._readable(last)}.")
+            self._reader.report_damage(f"{self._name} is damaged near {self._readable(last)}.")
         return is_hole
 
     def _report_before_first(self, shown: float) -> None:
         is_damaged = self._evidence.take_unexplained(shown)
-        if self._start > 0:
+        if self._part.begins_later:
             return
         first_packet = self._decoder.first_shown * float(self._source.stream.time_base)
         missing = shown - first_packet
         if is_damaged:
-            self._report_damage(f"{self._name} is damaged at its beginning, which is left out.")
+            self._reader.report_damage(
+                f"{self._name} is damaged at its beginning, which is left out."
+            )
         elif missing > self._source.period / 2:
-            self._report_damage(
+            self._reader.report_damage(
                 f"{self._name} begins between two key frames: the first {missing:.2f} s of the "
                 "picture can't be decoded and are left out."
             )
@@ -98,16 +96,18 @@ class GapReporter:
         )
         if is_damaged:
             end = max(end, self._packets.video_reached)
-        missing = min(max(end, self._promised_end(reached)), float(self._end)) - reached
+        missing = min(max(end, self._promised_end(reached)), float(self._part.end)) - reached
         if missing > 1.5 * self._source.period:
-            self._report_damage(
+            self._reader.report_damage(
                 f"{self._name} is cut short or damaged: the last {missing:.2f} s, from "
                 f"{self._readable(reached)} on, are missing."
             )
         elif is_damaged:
-            self._report_damage(f"{self._name} is damaged near {self._readable(last)}, its end.")
-        elif not self._evidence.is_whole and not self._damage and math.isinf(self._end):
-            self._report_damage(
+            self._reader.report_damage(
+                f"{self._name} is damaged near {self._readable(last)}, its end."
+            )
+        elif not self._evidence.is_whole and not self._reader.damage and math.isinf(self._part.end):
+            self._reader.report_damage(
                 f"{self._name} is cut short: "
                 + (
                     "it ends within a packet, and doesn't tell how much is missing."
@@ -120,7 +120,7 @@ class GapReporter:
         """When the last frame ends, seconds on the file's clock, if the file tells that surely."""
         stream = self._source.stream
         if stream.duration and stream.frames:  # MP4, whose index lists all frames
-            if self._start > 0 or self._packets.video_count >= stream.frames:
+            if self._part.begins_later or self._packets.video_count >= stream.frames:
                 return self._source.stated_video_end()
         elif self._has_clean_end():
             return self._source.tagged_end()
@@ -133,7 +133,7 @@ class GapReporter:
         if source.may_jump or source.times.are_counted:
             return reached  # these tell nothing: FFmpeg takes their length from the last packets
         if stream.duration and stream.frames and not source.times.are_derived:
-            if self._start <= 0 and self._packets.video_count >= stream.frames:
+            if not self._part.begins_later and self._packets.video_count >= stream.frames:
                 return reached
             return source.stated_video_end()
         if source.container.format.name == "avi" and stream.frames:  # as its header has it

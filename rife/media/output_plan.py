@@ -60,8 +60,8 @@ class OutputPlanner:
         like: The input.
         rate: Frames a second, on average.
         encoding: What the user chose.
-        time_base: Seconds of which all times are multiples, if files can hold that; None: made for
-            frames at `rate` and for those at `like`'s times, evenly divided.
+        time_base: Seconds of which all times are multiples, if files can hold that; None: chosen
+            for frames at `rate` and for those at `like`'s times, evenly divided.
     """
 
     def __init__(
@@ -152,7 +152,8 @@ class OutputPlanner:
         )
 
     def _try(self, settings: VideoSettings, extras: Sequence[Extra]) -> Exception | None:
-        """What goes wrong with a black frame and the first items of each extra, in memory."""
+        """Write a black frame and the first items of each extra, in memory; returns the error that
+        this raises, if any."""
         channels = 4 if self._info.has_alpha else 3
         image = torch.zeros(settings.height, settings.width, channels, dtype=torch.uint8)
         try:

@@ -65,7 +65,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
 
 def read_image(path: Path, has_alpha: bool, is_deep: bool) -> torch.Tensor:
-    """Read a still picture, the way up in which it is shown.
+    """Read a still picture and turn it as it is displayed.
 
     Args:
         path: A file that Pillow opens.

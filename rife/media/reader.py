@@ -24,7 +24,7 @@ from .deinterlace import deinterlace, field_parity, is_interlaced
 from .demuxing import PacketReader, skip_to_key_frame
 from .gaps import GapReporter
 from .side_streams import SideStreams
-from .source import VideoSource, open_container
+from .source import Part, VideoSource, open_container
 from .streams import AV_ERRORS, KEPT_SIDE_DATA, LOST_SIDE_DATA, kept_tags, summarize
 
 logger = logging.getLogger(__name__)
@@ -37,21 +37,22 @@ _INTERLACING = {
     "the output is marked progressive.",
 }
 INTERLACED = tuple(_INTERLACING)
-# Where a file can't be sought exactly, decoding has to begin so many seconds before the part.
+# Decoding begins so many seconds before the part: the first of these that works, as not all files
+# can be sought exactly.
 _SEEK_EARLIER = (0, 5, 10, 20)
 
 
 class VideoReader(Reader):
     """A video file's first video stream, decoded frame by frame.
 
-    Frames are RGB, or RGBA where the stream has transparency; the stream's own matrix and range
-    are used, and frames that are to be shown rotated are rotated. Streams of more than 8 bits give
-    float32. Frames keep their own times, evenly spaced or not; where recordings were joined, and
-    the clock goes back or far ahead, it goes on evenly. Of frames at one time the last is given,
-    the one that a player leaves on the screen.
+    Frames are RGB, or RGBA where the stream has transparency, converted by the stream's own matrix
+    and range, and turned as the stream says. Streams of more than 8 bits give float32. Frames keep
+    their own times, evenly spaced or not; where recordings were joined, and the clock goes back or
+    far ahead, times go on evenly. Of frames with the same time only the last is given, which is the
+    one that a player leaves on the screen.
 
-    What can't be read is reported (`damage`) and passed over, up to the next frame that can be
-    decoded without it; that one `follows_gap`.
+    What can't be read is reported (`damage`) and left out, up to the next frame that can be decoded
+    without it; that one `follows_gap`.
 
     Args:
         path: The file.
@@ -71,8 +72,8 @@ class VideoReader(Reader):
         colors: The first frame's colours.
         side_data: What the first frame carries, by FFmpeg's names without AV_FRAME_DATA_.
         sample_aspect_ratio: Width of a pixel, as it is displayed, over its height.
-        origin: When the part begins, seconds on the file's clock: with its first frame or, if that
-            is earlier, with its sound.
+        origin: When the part begins, seconds on the file's clock: with its first frame, or with its
+            sound if that is earlier.
         video_start: Seconds from `origin` to the first frame.
         frames_before_part: Frames of the clip that precede the part, an estimate.
 
@@ -93,13 +94,15 @@ class VideoReader(Reader):
         if math.isnan(start) or (duration is not None and math.isnan(duration)):
             raise FileError(f"A part of {path} can't begin at, or last, NaN seconds.")
         self._path, self._interlaced = path, interlaced
-        self._start = start if start > 0 else -math.inf
-        self._end = math.inf if duration is None else max(start, 0) + duration
+        self._part = Part(
+            start if start > 0 else -math.inf,
+            math.inf if duration is None else max(start, 0) + duration,
+        )
         self._is_interlacing_reported = False
         self._source: VideoSource | None = None
         try:
             with self._errors():
-                first = self._open(start)
+                first = self._open()
                 self._describe_picture(first)
                 self._describe_times(first)
         except BaseException:
@@ -131,7 +134,7 @@ class VideoReader(Reader):
                 logger.warning("Chapters are left out: they need a newer PyAV (pip install -U av).")
             return []
         chapters = []
-        end_of_part = self._end - self.origin
+        end_of_part = self._part.end - self.origin
         for chapter in container.chapters():
             start, end = (
                 min(chapter[side] * chapter["time_base"] - self.origin, end_of_part)
@@ -155,10 +158,12 @@ class VideoReader(Reader):
 
     # Opening, and finding the part.
 
-    def _open(self, start: Fraction | float) -> av.VideoFrame:
+    def _open(self) -> av.VideoFrame:
         """Open the file so that decoding begins shortly before the part, and return its first
         frame."""
-        seek_times = [start - seconds for seconds in _SEEK_EARLIER] if start > 0 else []
+        start, seek_times = self._part.start, []
+        if self._part.begins_later:
+            seek_times = [start - seconds for seconds in _SEEK_EARLIER]
         for seek_to in (*seek_times, None):
             self._open_source()
             first = self._find_first(seek_to)
@@ -172,30 +177,30 @@ class VideoReader(Reader):
         # In floating point, so that not even rounding differs from where ComfyUI trims.
         self._start_pts, self._end_pts = (
             moment if math.isinf(moment) else _clamp(float(moment) / source.stream.time_base)
-            for moment in (self._start, self._end)
+            for moment in (self._part.start, self._part.end)
         )
         length = source.stated_duration
         self._evidence = Evidence(
             source.container.format.name,
             density=length and source.container.size / length,
             is_whole=has_clean_end(self._path),
-            begin=None if self._start > 0 else find_packets(self._path),
+            begin=None if self._part.begins_later else find_packets(self._path),
         )
         self.side_streams = SideStreams(
-            self._start, self._end, self._evidence, self.report_damage, self._path.name
+            self._part, self._evidence, self.report_damage, self._path.name
         )
-        self._packets = PacketReader(source, self._end, self._evidence, self.side_streams)
+        self._packets = PacketReader(source, self._part, self._evidence, self.side_streams)
 
     def _find_first(self, seek_to: Fraction | float | None) -> av.VideoFrame | None:
-        """Decode up to the part's first frame; `_frames` are then that and those after it.
+        """Decode up to the part's first frame, which `_frames` then begins with.
 
         Args:
             seek_to: Decoding begins at the last key frame up to here, seconds; None: at the
                 beginning.
 
         Returns:
-            The first frame; None if nothing can be decoded from there, or only from within the
-            part.
+            The first frame; None if nothing can be decoded from there on, or only from a time
+            within the part.
 
         Raises:
             FileError: The part holds no frame that can be decoded.
@@ -221,11 +226,11 @@ class VideoReader(Reader):
             first = next(frames, None)
         if first is None and self._evidence.take_unexplained(math.inf):
             raise FileError(
-                f"{self._path} holds no video frame that can be decoded{self._part_text()}: it is "
+                f"{self._path} holds no video frame that can be decoded{self._part_text}: it is "
                 "damaged, cut short or encrypted. Get a whole copy."
             )
         if first is None or self._compare_with_part(first) > 0:
-            raise FileError(f"{self._path} holds no video frame{self._part_text()}.")
+            raise FileError(f"{self._path} holds no video frame{self._part_text}.")
         self._frames = chain([first], frames)
         return first
 
@@ -282,22 +287,16 @@ class VideoReader(Reader):
         if self._source.may_jump or times.are_counted or not container.duration:
             return
         end = (container.duration + max(container.start_time or 0, 0)) / av.time_base
-        if self._start > 1.1 * end + 10:
-            raise FileError(f"{self._path} holds no video frame{self._part_text()}.")
+        if self._part.start > 1.1 * end + 10:
+            raise FileError(f"{self._path} holds no video frame{self._part_text}.")
 
     def _compare_with_part(self, frame: av.VideoFrame) -> int:
-        """-1: the frame is before the part to read, 0: in it, 1: after it."""
+        """Returns -1 for a frame before the part to read, 0 for one in it, 1 for one after it."""
         return -1 if frame.pts < self._start_pts else int(frame.pts >= self._end_pts)
 
+    @property
     def _part_text(self) -> str:
-        """The part to read, for people; empty if it is all."""
-        if self._start <= 0 and math.isinf(self._end):
-            return ""
-        text = f" from {max(0, float(self._start)):.2f} s "
-        text += "on" if math.isinf(self._end) else f"to {float(self._end):.2f} s"
-        if length := self._source.stated_duration:
-            text += f"; it lasts {length:.2f} s"
-        return text
+        return self._part.describe(self._source.stated_duration)
 
     # What the first frame tells.
 
@@ -317,7 +316,7 @@ class VideoReader(Reader):
         source, stream = self._source, self._source.stream
         self._first_pts = first.pts
         start = clip_begin = first.pts * stream.time_base
-        if self._start > 0:
+        if self._part.begins_later:
             if source.times.are_counted:
                 clip_begin = Fraction(0)
             elif stream.start_time is not None:
@@ -329,12 +328,12 @@ class VideoReader(Reader):
             if sound.start_time is not None
         ]
         # Sound begins with the first frame, unless it began before all frames.
-        self._side_start = start if clip_begin < self._start else self._start
+        self._side_start = start if clip_begin < self._part.start else self._part.start
         self.origin = min([start, *(max(begin, self._side_start) for begin in sound_starts)])
         self.video_start = start - self.origin
         self._gaps = GapReporter(
-            source, self._start, self._end, float(min([clip_begin, *sound_starts])),
-            self._evidence, self._packets, self._decoder, self.report_damage, self.damage,
+            self, source, self._part, float(min([clip_begin, *sound_starts])),
+            self._evidence, self._packets, self._decoder,
         )  # fmt: skip
         width, height = self._images.coded_size
         if self._images.orientation.transpose:
@@ -352,8 +351,8 @@ class VideoReader(Reader):
             count = round(length * source.rate)
         if count:
             count = max(1, count - self.frames_before_part)
-        if self._end < math.inf:
-            most = math.ceil((self._end - start) * source.rate)
+        if self._part.end < math.inf:
+            most = math.ceil((self._part.end - start) * source.rate)
             count = min(count or most, most)
         return count or None
 
@@ -379,7 +378,8 @@ class VideoReader(Reader):
                 self._gaps.report_after_last()
 
     def _frames_in_part(self) -> Iterator[tuple[av.VideoFrame, int | None]]:
-        """The frames of the part, no two at one time, each with the time of the next one, ticks."""
+        """Yields the frames of the part, no two with the same time, each with the time of the next
+        one, ticks; None: there is none."""
         latest = None
         for frame in self._frames:
             if self._packets.is_video_over or (latest is not None and frame.pts < latest.pts):

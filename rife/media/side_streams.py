@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 import av
 
 from .damage import LEAST_GAP, Evidence
+from .source import Part
 from .streams import AV_ERRORS, PacketTimes
 
 
@@ -16,7 +17,7 @@ class SideStreams:
     each file is touched by one thread.
 
     Args:
-        start, end: The part to read, seconds on the file's clock.
+        part: The part to read.
         evidence: Is told where sound is missing.
         report_damage: Takes a sentence about damaged sound.
         file_name: For these sentences.
@@ -29,8 +30,7 @@ class SideStreams:
 
     def __init__(
         self,
-        start: float,
-        end: float,
+        part: Part,
         evidence: Evidence,
         report_damage: Callable[[str], None],
         file_name: str,
@@ -38,7 +38,7 @@ class SideStreams:
         self.copied: Collection[int] = ()
         self.decoded: Collection[int] = ()
         self.queue: deque[tuple[int, av.Packet | av.AudioFrame]] = deque()
-        self._start, self._end = start, end
+        self._start, self._end = part.start, part.end
         self._evidence = evidence
         self._report_damage, self._file_name = report_damage, file_name
         # Packets that come before `open` is called.

@@ -6,11 +6,11 @@ from fractions import Fraction
 import av
 import numpy as np
 
-# Seconds between where sound should go on and where it does. What is less is the rounding of its
-# times; what is more is filled with silence, or left out.
+# Seconds. Between where sound should go on and where it does, less is the rounding of its times,
+# and more is filled with silence, or left out.
 _LEAST_JUMP = Fraction(1, 200)
-# Number of channels -> the layouts that sound is taken for which doesn't name its own: first the
-# one that FFmpeg guesses, then one for encoders that don't know that.
+# Number of channels -> the layouts to assume for sound that names none: first the one that FFmpeg
+# guesses, then one for encoders that don't know that.
 _GUESSED_LAYOUTS = {
     1: ("mono",), 2: ("stereo",), 3: ("2.1", "3.0"), 4: ("4.0", "quad"), 5: ("5.0",), 6: ("5.1",),
     7: ("6.1",), 8: ("7.1",), 16: ("hexadecagonal",),

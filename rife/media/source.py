@@ -1,7 +1,9 @@
 """A video file as FFmpeg opens it: its streams, its decoder, and what its header states."""
 
 import contextlib
+import math
 import re
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,6 +17,36 @@ from .timestamps import MAY_JUMP, FrameTimes
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 # Frames a second. Some formats give the ticks of their clock instead, which are more.
 _HIGHEST_RATE = 2000
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of a file that is read, in seconds on the file's clock.
+
+    Attributes:
+        start: When it begins; -infinity: with the file.
+        end: When it ends; infinity: with the file.
+    """
+
+    start: Fraction | float = -math.inf
+    end: Fraction | float = math.inf
+
+    @property
+    def begins_later(self) -> bool:
+        """Whether it begins after the file."""
+        return self.start > 0
+
+    def describe(self, duration: float | None) -> str:
+        """The end of a sentence that says which part it is; empty if it is the whole file.
+
+        Args:
+            duration: Seconds that the file lasts, if known.
+        """
+        if not self.begins_later and math.isinf(self.end):
+            return ""
+        text = f" from {max(0, float(self.start)):.2f} s "
+        text += "on" if math.isinf(self.end) else f"to {float(self.end):.2f} s"
+        return text + (f"; it lasts {duration:.2f} s" if duration else "")
 
 
 class VideoSource:

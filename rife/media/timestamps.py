@@ -163,8 +163,8 @@ class FrameTimes:
         period: Ticks of the stream's clock from frame to frame, for files without times.
 
     Attributes:
-        are_counted: Whether times are made of the frames' count.
-        are_decoding_times: Whether times are made of decoding times.
+        are_counted: Whether times are computed from the frames' count.
+        are_decoding_times: Whether times are computed from decoding times.
         delay: How much later than its packet the first frame leaves the decoder, ticks.
     """
 

@@ -29,7 +29,7 @@ _DISK_ERRORS = {
 
 
 class VideoWriter(Writer):
-    """A video file in the container that the name's suffix stands for.
+    """Writes a video file in the container that the name's suffix stands for.
 
     The encoder is H.264 (VP9 in .webm) in 8-bit 4:2:0, as all players take it; H.265 or AV1 in 10
     bits for HDR, and in .mov ProRes for what has transparency, unless `encoding` says otherwise.
@@ -48,7 +48,7 @@ class VideoWriter(Writer):
         like: The input.
         frame_rate: Frames a second, on average.
         encoding: Quality, encoder and pixel format.
-        time_base: Seconds of which all times are multiples; None: made for frames at `frame_rate`
+        time_base: Seconds of which all times are multiples; None: chosen for frames at `frame_rate`
             and for those at `like`'s times, evenly divided.
         sound: Whether to keep sound and subtitles.
         show_at: When the output shows what `like` shows at a time, both in seconds; None: at the
@@ -74,7 +74,7 @@ class VideoWriter(Writer):
         self._rate = representable_rate(Fraction(frame_rate))
         self._source = like if isinstance(like, VideoReader) else None
         self._last: tuple[Fraction, int] | None = None  # time, pts
-        self._broken: set[int] = set()  # indices of streams that are not written any more
+        self._broken: set[int] = set()  # indices of input streams that are not written any more
         show_at = show_at or (lambda time: time)
         with self._errors():
             planner = OutputPlanner(path, like, self._rate, encoding, time_base)
