@@ -79,6 +79,13 @@ class _ExaminedFrame(NamedTuple):
 class KeyFrameReader:
     """Reads the input frames of one run, once.
 
+    Args:
+        frames: Images, (H, W, C), that are a second apart, or frames with times of their own.
+        timeline: Where they lie.
+        options: Whether cuts and repeats are looked for.
+        session: That will render from the frames.
+        cancel: Asked with each frame.
+
     Attributes:
         frame_count: Input frames so far.
         cut_count: Cuts that were detected.
@@ -93,14 +100,6 @@ class KeyFrameReader:
         session: InferenceSession,
         cancel: Cancel | None,
     ):
-        """
-        Args:
-            frames: Images, (H, W, C), that are a second apart, or frames with times of their own.
-            timeline: Where they lie.
-            options: Whether cuts and repeats are looked for.
-            session: That will render from the frames.
-            cancel: Asked with each frame.
-        """
         self._frames, self._timeline, self._options = frames, timeline, options
         self._session, self._cancel = session, cancel
         self._detects_cuts = options.cuts != "ignore" and options.cut_sensitivity > 0

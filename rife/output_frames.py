@@ -83,6 +83,13 @@ class Step:
 class OutputRenderer:
     """Turns the key frames of one run into output frames.
 
+    Args:
+        session: Renders.
+        timeline: Where the output frames lie.
+        options: What is shown at cuts.
+        frame_rate: Input frames a second.
+        cancel: Asked at each step.
+
     Attributes:
         frame_count: Output frames so far.
     """
@@ -95,14 +102,6 @@ class OutputRenderer:
         frame_rate: Fraction,
         cancel: Cancel | None,
     ):
-        """
-        Args:
-            session: Renders.
-            timeline: Where the output frames lie.
-            options: What is shown at cuts.
-            frame_rate: Input frames a second.
-            cancel: Asked at each step.
-        """
         self._session, self._timeline, self._options = session, timeline, options
         self._cancel = cancel
         self._period = 1 / timeline.rate(frame_rate) if timeline.is_evenly_spaced else None

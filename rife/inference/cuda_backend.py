@@ -25,7 +25,15 @@ log = logging.getLogger(__name__)
 
 
 class CudaBackend(Backend):
-    """Renders whole frames on a GPU, while the CPU goes on with other work."""
+    """Renders whole frames on a GPU, while the CPU goes on with other work.
+
+    Args:
+        network: On the GPU.
+        options: Of the run, without tta.
+        device: The GPU's streams, for this run.
+        planner: Says how many frames a call has.
+        cancel: Asked before each call of the network.
+    """
 
     def __init__(
         self,
@@ -35,14 +43,6 @@ class CudaBackend(Backend):
         planner: MemoryPlanner,
         cancel: Cancel | None = None,
     ):
-        """
-        Args:
-            network: On the GPU.
-            options: Of the run, without tta.
-            device: The GPU's streams, for this run.
-            planner: Says how many frames a call has.
-            cancel: Asked before each call of the network.
-        """
         self._network, self._options, self._device = network, options, device
         self._planner, self._cancel = planner, cancel
         self._weights = network.weights_state()

@@ -73,16 +73,16 @@ class CallPlan:
 
 class MemoryPlanner:
     """Plans the largest calls that there is memory for, and smaller ones after a failure: fewer
-    frames in a call, then more and more tiles, then all of that on the CPU."""
+    frames in a call, then more and more tiles, then all of that on the CPU.
+
+    Args:
+        network: What is to be called.
+        options: Of the run.
+        memory_limit: Bytes that a call may take on the network's device; None: all that is
+            available.
+    """
 
     def __init__(self, network: Network, options: Options, memory_limit: float | None = None):
-        """
-        Args:
-            network: What is to be called.
-            options: Of the run.
-            memory_limit: Bytes that a call may take on the network's device; None: all that is
-                available.
-        """
         self._options = options
         self._views = 2 if options.tta else 1
         self._network, self._limit = network, memory_limit

@@ -40,6 +40,17 @@ class InferenceSession:
     is closed.
 
     Frames are (H, W, C) of one size; C is 1, 3 or 4; floats in [0, 1] or uint8; on any device.
+
+    Args:
+        network: What renders.
+        options: Of the run.
+        cancel: Asked before each call of the network, see `Cancel`.
+        memory_limit: Bytes that one call of the network may take; None: all that is available.
+            Where memory runs out nevertheless, calls are smaller from there on, with a line in
+            the log.
+
+    Raises:
+        NonFiniteError: The network's weights are not finite.
     """
 
     def __init__(
@@ -49,18 +60,6 @@ class InferenceSession:
         cancel: Cancel | None = None,
         memory_limit: float | None = None,
     ):
-        """
-        Args:
-            network: What renders.
-            options: Of the run.
-            cancel: Asked before each call of the network, see `Cancel`.
-            memory_limit: Bytes that one call of the network may take; None: all that is available.
-                Where memory runs out nevertheless, calls are smaller from there on, with a line in
-                the log.
-
-        Raises:
-            NonFiniteError: The network's weights are not finite.
-        """
         network.check_weights()
         self.network, self.options = network, options
         self._planner = MemoryPlanner(network, options, memory_limit)

@@ -39,14 +39,13 @@ class TorchBackend(Backend):
     """Renders frames by torch's operators, on any device.
 
     It keeps the prepared frames of the latest jobs: the next pair begins with one of them.
+
+    Args:
+        options: Of the run.
+        cancel: Asked before each call of the network.
     """
 
     def __init__(self, options: Options, cancel: Cancel | None = None):
-        """
-        Args:
-            options: Of the run.
-            cancel: Asked before each call of the network.
-        """
         self._options, self._cancel = options, cancel
         self._engine: Engine | None = None
         self._prepared = WeakIdKeyDictionary()  # frame -> _PreparedFrame
