@@ -92,9 +92,14 @@ class SequenceMaker:
         self.height = self.random.choice((108, 144, 172, 192, 256))
 
     def view(self, image, x=0.0, y=0.0, zoom=1.0, angle=0.0) -> torch.Tensor:
-        """Returns what a camera sees at (x, y) of `image`, whose borders are at -1 and 1.
+        """Returns what a camera sees of an image.
 
-        At zoom 2 it sees half of the image, at an angle of so many radians.
+        Args:
+            image: (3, H, W).
+            x: Where the camera is; the image's borders are at -1 and 1.
+            y: Likewise.
+            zoom: 2 shows half of the image in each direction.
+            angle: By which the camera is turned, in radians.
         """
         rows, columns = image.shape[1:]
         fit = min(columns / WIDTH, rows / self.height) / zoom
@@ -113,14 +118,16 @@ class SequenceMaker:
         indices = [cycle[(start + i * speed) % len(cycle)] for i in range(LENGTH)]
         return name, [as_tensor(shot[i]) for i in indices]
 
-    def plain(self, other_than: str = "", speed: int = 1) -> tuple[str, Frames]:
+    def from_still_camera(self, other_than: str = "", speed: int = 1) -> tuple[str, Frames]:
         """Returns a shot from a still camera, somewhere in the picture."""
         name, frames = self.pick_shot(other_than, speed)
         zoom = self.random.uniform(1, 1.5)
         x, y = (self.random.uniform(-1, 1) * (1 - 1 / zoom) for _ in "xy")
         return name, [self.view(image, x, y, zoom) for image in frames]
 
-    def camera(self, path: Callable[[float], tuple], other_than: str = "") -> tuple[str, Frames]:
+    def from_moving_camera(
+        self, path: Callable[[float], tuple], other_than: str = ""
+    ) -> tuple[str, Frames]:
         """Returns a shot from a moving camera, with blur: path(time) -> (x, y, zoom, angle)."""
         name, frames = self.pick_shot(other_than)
         shutter = self.random.choice((0, 0.25, 0.5))
@@ -140,7 +147,7 @@ class SequenceMaker:
     # Sequences with a cut: each returns the frames and the number of the second shot's first frame.
 
     def splice(self, make=None) -> tuple[Frames, int]:
-        make = make or self.plain
+        make = make or self.from_still_camera
         name, a = make()
         _, b = make(other_than=name)
         at = self.random.randrange(4, LENGTH - 4)
@@ -169,13 +176,13 @@ class SequenceMaker:
     # Sequences without a cut: each returns the frames and None.
 
     def fast(self):
-        return self.plain(speed=self.random.choice((2, 3)))[1], None
+        return self.from_still_camera(speed=self.random.choice((2, 3)))[1], None
 
     def grain(self):
-        return self.add_grain(self.plain()[1]), None
+        return self.add_grain(self.from_still_camera()[1]), None
 
     def fade(self):
-        frames, colour = self.plain()[1], self.random.choice((0.0, 1.0))
+        frames, colour = self.from_still_camera()[1], self.random.choice((0.0, 1.0))
         length, inward = self.random.randint(4, 16), self.random.random() < 0.5
         amounts = [min(1, max(0, (i - 2) / length)) for i in range(LENGTH)]
         if inward:
@@ -186,8 +193,8 @@ class SequenceMaker:
         ], None
 
     def dissolve(self):
-        name, a = self.plain()
-        _, b = self.plain(other_than=name)
+        name, a = self.from_still_camera()
+        _, b = self.from_still_camera(other_than=name)
         length = self.random.randint(5, 16)
         return [
             torch.lerp(*p, min(1, max(0, (i - 2) / length)))
@@ -195,7 +202,7 @@ class SequenceMaker:
         ], None
 
     def flash(self):
-        frames, local = self.plain()[1], self.random.random() < 0.4
+        frames, local = self.from_still_camera()[1], self.random.random() < 0.4
         gain, start = self.random.uniform(1.5, 6), self.random.randrange(4, LENGTH - 4)
         y, x = torch.meshgrid(
             *(torch.linspace(-1, 1, n) for n in frames[0].shape[1:]), indexing="ij"
@@ -215,14 +222,18 @@ class SequenceMaker:
         def swing(distance):  # from border to border
             return reach * (abs((distance / reach + phase) % 4 - 2) - 1)
 
-        return self.camera(lambda t: (swing(dx * t), swing(dy * t), zoom, 0), other_than)
+        return self.from_moving_camera(
+            lambda t: (swing(dx * t), swing(dy * t), zoom, 0), other_than
+        )
 
     def pan(self):
         return self.make_pan("", 0.05, 0.2)[1], None
 
     def zoom(self):
         rate, inward = self.random.uniform(1.02, 1.1), self.random.random() < 0.5
-        return self.camera(lambda t: (0, 0, rate ** (t if inward else LENGTH - t), 0))[1], None
+        return self.from_moving_camera(lambda t: (0, 0, rate ** (t if inward else LENGTH - t), 0))[
+            1
+        ], None
 
     def shake(self):
         noise = np.random.default_rng(self.random.randrange(2**32))
@@ -233,12 +244,12 @@ class SequenceMaker:
             x, y, zoom, angle = before + (t % 1) * (after - before)
             return x, y, 1.3 + zoom / 2, angle / 2
 
-        return self.camera(path)[1], None
+        return self.from_moving_camera(path)[1], None
 
     def object(self):
         """Lets a large piece of another shot rush across the picture."""
-        name, frames = self.plain()
-        _, other = self.plain(other_than=name)
+        name, frames = self.from_still_camera()
+        _, other = self.from_still_camera(other_than=name)
         width, height = (round(self.random.uniform(0.3, 0.75) * n) for n in (WIDTH, self.height))
         speed, top = self.random.uniform(0.05, 0.25), self.random.randint(0, self.height - height)
         for i, frame in enumerate(frames):
