@@ -30,7 +30,7 @@ def open_reader(
     interlaced: str = "deinterlace",
     edit: Edit | None = None,
 ) -> Reader:
-    """Open a video file, an animated GIF, WebP or PNG, or a folder of images.
+    """Opens a video file, an animated GIF, WebP or PNG, or a folder of images.
 
     Args:
         path: The file or folder.
@@ -79,7 +79,7 @@ def create_writer(
     sound: bool = True,
     show_at: Callable[[Fraction], Fraction] | None = None,
 ) -> Writer:
-    """Start an output whose kind follows from `path`.
+    """Starts an output whose kind follows from `path`.
 
     An existing folder is filled with numbered PNG images; .gif, .webp and .apng become animations;
     other files are videos (see `VideoWriter`).

@@ -110,15 +110,15 @@ class _AnimationWriter(Writer):
 
     @abstractmethod
     def _header(self, first: Image.Image) -> bytes:
-        """What the file begins with, up to the first frame."""
+        """Returns what the file begins with, up to the first frame."""
 
     @abstractmethod
     def _frame(self, picture: Image.Image, steps: int) -> bytes:
-        """A frame that lasts so many steps."""
+        """Returns a frame that lasts so many steps."""
 
     @abstractmethod
     def _finish(self) -> None:
-        """Write what the file ends with, and numbers in its header that are known only now."""
+        """Writes what the file ends with, and numbers in its header that are known only now."""
 
 
 class GifWriter(_AnimationWriter):
@@ -239,7 +239,7 @@ ANIMATIONS_WRITTEN = {".gif": GifWriter, ".webp": WebpWriter, ".apng": ApngWrite
 def _png_chunks(
     image: Image.Image, icc_profile: bytes | None = None
 ) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and content of the chunks of `image` as a PNG."""
+    """Yields kind and content of the chunks of `image` as a PNG."""
     encoded = io.BytesIO()
     image.save(encoded, "PNG", compress_level=4, icc_profile=icc_profile)
     data, position = encoded.getvalue(), len(PNG_SIGNATURE)

@@ -60,7 +60,7 @@ class AnimationReader(Reader):
             raise
 
     def _read_properties(self) -> None:
-        """Decode all frames once, and note what is known of the animation then."""
+        """Decodes all frames once, and notes what is known of the animation then."""
         if has_16_bits(self._image):
             logger.warning("%s has 16 bits a channel; it is read with 8.", self._path)
         # A PNG may hold a picture for viewers without animation, which is no part of it.
@@ -95,7 +95,7 @@ class AnimationReader(Reader):
             yield self._image
 
     def _duration(self) -> Fraction:
-        """Seconds that the current frame lasts."""
+        """Returns how long the current frame lasts, seconds."""
         milliseconds = self._image.info.get("duration", 0)
         if milliseconds < (_LEAST_GIF_DURATION if self._image.format == "GIF" else _LEAST_DURATION):
             milliseconds = _DEFAULT_DURATION
@@ -115,7 +115,7 @@ class AnimationReader(Reader):
 
 
 def _is_whole_gif(data: bytes) -> bool:
-    """Whether block follows block up to the end; Pillow stops or skips where none does."""
+    """Returns whether block follows block up to the end; Pillow stops or skips where none does."""
 
     def color_table_size(flags: int) -> int:
         return 3 << (flags & 7) + 1 if flags & 0x80 else 0
@@ -138,7 +138,8 @@ def _is_whole_gif(data: bytes) -> bool:
 
 
 def _common_step(durations: Sequence[Fraction]) -> Fraction:
-    """The largest step of which all are multiples, but no less than the finest grid; seconds."""
+    """Returns the largest step of which all are multiples, but no less than the finest grid;
+    seconds."""
     denominator = math.lcm(*(duration.denominator for duration in durations))
     step = Fraction(math.gcd(*(int(duration * denominator) for duration in durations)), denominator)
     return max(step, _FINEST_GRID)

@@ -83,12 +83,12 @@ class Reader(ABC):
         self.damage: list[str] = []
 
     def report_damage(self, text: str) -> None:
-        """Note and log that something of the clip is damaged or missing."""
+        """Notes and logs that something of the clip is damaged or missing."""
         self.damage.append(text)
         logger.warning("%s", text)
 
     def apply(self, edit: Edit) -> None:
-        """Edit every frame's image from now on; `info` has the size that comes out."""
+        """Edits every frame's image from now on; `info` has the size that comes out."""
         info = self.info
         height, width, _ = edit(torch.zeros(info.height, info.width, 3 + info.has_alpha)).shape
         self._edit, self.info = edit, replace(info, width=width, height=height)
@@ -120,7 +120,7 @@ class Writer(ABC):
 
     @abstractmethod
     def write(self, image: torch.Tensor, time: Fraction, duration: Fraction | None = None) -> None:
-        """Add one frame.
+        """Adds one frame.
 
         Args:
             image: (H, W, 3 or 4), uint8 or floating point in [0, 1].
@@ -133,11 +133,11 @@ class Writer(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Finish the output, which is whole if this returns without an error."""
+        """Finishes the output, which is whole if this returns without an error."""
 
     @abstractmethod
     def discard(self) -> None:
-        """Close the output unfinished, as fast as possible and without an error."""
+        """Closes the output unfinished, as fast as possible and without an error."""
 
     def __enter__(self) -> "Writer":
         return self
@@ -158,7 +158,7 @@ class Writer(ABC):
 
 
 def to_uint8(image: torch.Tensor) -> torch.Tensor:
-    """The image on the CPU as uint8, rounded to the nearest value; of the same shape."""
+    """Returns the image on the CPU as uint8, rounded to the nearest value; of the same shape."""
     if image.dtype != torch.uint8:
         image = image.float().clamp(0, 1).mul(255).round_().to(torch.uint8)
     return image.cpu().contiguous()

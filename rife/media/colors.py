@@ -45,7 +45,7 @@ class Colors:
 
     @classmethod
     def of(cls, frame: av.VideoFrame, context: av.VideoCodecContext) -> "Colors":
-        """Those of a frame and its decoder."""
+        """Returns the colours of a frame and its decoder."""
         # Untagged high-definition video is shown as BT.709 by players, and the rest as BT.601.
         guess = "bt709" if frame.width >= 1280 or frame.height > 576 else "bt601"
         full = frame.color_range == _FULL or frame.format.name.startswith("yuvj")
@@ -63,7 +63,7 @@ class Colors:
         return self.transfer in (_PQ, _HLG)
 
     def stored_as(self, pixel_format: str) -> "Colors":
-        """The colours of a copy in another pixel format; its tags say how it is converted."""
+        """Returns the colours of a copy in another pixel format, tagged as it is converted."""
         target = av.VideoFormat(pixel_format, 2, 2)
         if target.is_rgb:
             return replace(self, space=_RGB, range=_FULL)
@@ -76,7 +76,8 @@ class Colors:
         return replace(colors, range=_FULL) if always_full else colors
 
     def from_16_bits(self, array: np.ndarray, source: str) -> np.ndarray:
-        """(H, W, 3 or 4) uint16 RGB that was converted from format `source`, as float32 in [0, 1].
+        """Returns (H, W, 3 or 4) uint16 RGB, which was converted from format `source`, as float32
+        in [0, 1].
 
         swscale counts 2^16 for 2^8 steps of limited-range YUV, so its white is less than 65535.
         """
@@ -91,7 +92,7 @@ class Colors:
         return np.minimum(image, 1, out=image)
 
     def to_16_bits(self, image: torch.Tensor, target: str) -> np.ndarray:
-        """(H, W, 3 or 4) floating point in [0, 1] as uint16 RGB for conversion to `target`."""
+        """Returns (H, W, 3 or 4) floats in [0, 1] as uint16 RGB, for conversion to `target`."""
         white = 65535 if av.VideoFormat(target, 2, 2).is_rgb else _LIMITED_WHITE
         array = image.float().cpu().clamp(0, 1).mul(white).round_()
         array[..., 3:] *= 65535 / white
@@ -100,8 +101,8 @@ class Colors:
     def create_converter(
         self, size: tuple[int, int], source: str, target: str
     ) -> Callable[[av.VideoFrame], av.VideoFrame]:
-        """Create a function that converts frames between two pixel formats, one of which is RGB and
-        the other in these colours.
+        """Creates a function that converts frames between two pixel formats, one of which is RGB
+        and the other in these colours.
 
         Args:
             size: Width and height of the frames.
@@ -130,7 +131,7 @@ class Colors:
         return convert
 
     def _filters(self, source: str, target: str) -> list[tuple[str, str]]:
-        """The filters of a conversion, with their options."""
+        """Returns the filters of a conversion, with their options."""
         format = av.VideoFormat(target, 2, 2)
         if self.range == _FULL and not format.is_rgb and len(format.components) >= 3:
             # FFmpeg 8 makes full-range chroma half a level too low, but limited range right. So
@@ -156,7 +157,7 @@ class Colors:
         ]
 
     def _scale_options(self, source: str, target: str) -> list[str]:
-        """The options of the scale filter that tell what its input and its output are."""
+        """Returns the options of the scale filter that tell what its input and its output are."""
         options = []
         for side, name in ("in", source), ("out", target):
             format = av.VideoFormat(name, 2, 2)
@@ -170,7 +171,7 @@ class Colors:
 
 
 def _deepest(format: av.VideoFormat) -> str:
-    """The planar 16-bit format with chroma and alpha like those of `format`."""
+    """Returns the planar 16-bit format with chroma and alpha like those of `format`."""
     alpha = "a" if any(component.is_alpha for component in format.components) else ""
     chroma = {(1, 1): "420", (1, 2): "422"}.get(
         (format.chroma_width(), format.chroma_height()), "444"
@@ -179,7 +180,7 @@ def _deepest(format: av.VideoFormat) -> str:
 
 
 def _stretch_expression(bits: int, steps: int, zero: int) -> str:
-    """An expression for lutyuv: a 16-bit value in limited range as one in full range.
+    """Returns an expression for lutyuv: a 16-bit value in limited range as one in full range.
 
     Args:
         bits: To which the result is rounded; it stays in 16.

@@ -28,7 +28,7 @@ class Orientation(NamedTuple):
 
     @classmethod
     def of(cls, frame: av.VideoFrame) -> "Orientation":
-        """The orientation that a frame's display matrix states."""
+        """Returns the orientation that a frame's display matrix states."""
         data = frame.side_data.get("DISPLAYMATRIX")
         if data is None:
             return cls()
@@ -39,7 +39,7 @@ class Orientation(NamedTuple):
         return cls(False, d < 0, a < 0)
 
     def apply(self, pixels: np.ndarray) -> np.ndarray:
-        """A view of `pixels`, (H, W, C), as they are displayed."""
+        """Returns a view of `pixels`, (H, W, C), as they are displayed."""
         if self.transpose:
             pixels = pixels.transpose(1, 0, 2)
         return pixels[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
@@ -75,7 +75,7 @@ class FrameToImage:
         self._to_rgb: Callable[[av.VideoFrame], av.VideoFrame] | None = None
 
     def convert(self, frame: av.VideoFrame) -> torch.Tensor:
-        """The frame as it is displayed: (H, W, 3 or 4), uint8, or float32 in [0, 1].
+        """Returns the frame as it is displayed: (H, W, 3 or 4), uint8, or float32 in [0, 1].
 
         Raises:
             FileError: Its size isn't the first frame's.
@@ -117,8 +117,8 @@ class ImageToFrame:
         self._from_rgb: Callable[[av.VideoFrame], av.VideoFrame] | None = None
 
     def convert(self, image: torch.Tensor) -> av.VideoFrame:
-        """A frame of an image, (H, W, 3 or 4), uint8 or floating point in [0, 1]. Where the pixel
-        format has no alpha, transparent images are put on black."""
+        """Returns a frame of an image, (H, W, 3 or 4), uint8 or floating point in [0, 1]. Where the
+        pixel format has no alpha, transparent images are put on black."""
         channels = image.shape[-1]
         if channels == 4 and not self._has_alpha:
             alpha = image[..., 3:].float() / (255 if image.dtype == torch.uint8 else 1)
@@ -139,7 +139,7 @@ class ImageToFrame:
 
 
 def _rgb_format(has_alpha: bool, is_deep: bool) -> str:
-    """FFmpeg's name of the RGB format with 8 or 16 bits a channel."""
+    """Returns FFmpeg's name of the RGB format with 8 or 16 bits a channel."""
     if is_deep:
         return "rgba64le" if has_alpha else "rgb48le"
     return "rgba" if has_alpha else "rgb24"

@@ -80,7 +80,7 @@ class Evidence:
         self._silences: dict[int, list[tuple[float, float]]] = {}
 
     def count_skipped_bytes(self, pos: int | None, size: int) -> int:
-        """Follow the packets through the file.
+        """Follows the packets through the file.
 
         Args:
             pos: Where the next packet begins, bytes; None or negative: not known.
@@ -96,7 +96,7 @@ class Evidence:
         return skipped if skipped >= _LEAST_SKIP else 0
 
     def mark(self, start: float, end: float, is_certain: bool = False, skipped: int = 0) -> None:
-        """Note that something could not be read.
+        """Notes that something could not be read.
 
         Args:
             start: When it would have been shown at the earliest, seconds.
@@ -110,15 +110,15 @@ class Evidence:
         self._marks.append(_Mark(start, end, is_certain, longest))
 
     def mark_certain(self) -> None:
-        """Note damage after the last decoded frame that is known without a gap in the picture."""
+        """Notes damage after the last decoded frame that is known without a gap in the picture."""
         self.mark(self.last_shown, self.last_shown, is_certain=True)
 
     def add_silence(self, stream: int, start: float, end: float) -> None:
-        """Note a gap in a stream of sound; start and end in seconds."""
+        """Notes a gap in a stream of sound; start and end in seconds."""
         self._silences.setdefault(stream, []).append((start, end))
 
     def explains(self, first: float, step: float, second: float) -> bool:
-        """Whether frames are missing between two that follow each other.
+        """Returns whether frames are missing between two that follow each other.
 
         Args:
             first: When the earlier one is shown, seconds.
@@ -136,14 +136,15 @@ class Evidence:
         return is_explained
 
     def take_unexplained(self, before: float) -> bool:
-        """Whether there was certain damage before a time, seconds, that left no gap. Forgets it."""
+        """Returns whether there was certain damage before a time, seconds, that left no gap.
+        Forgets it."""
         past = [mark for mark in self._marks if mark.end < before]
         self._marks = [mark for mark in self._marks if mark.end >= before]
         return any(mark.is_certain for mark in past)
 
     def shares_silence(self, streams: list[int], start: float, end: float) -> bool:
-        """Whether streams of sound, all of them, stop and go on together with the picture, which
-        shows nothing new from `start` to `end`, seconds."""
+        """Returns whether streams of sound, all of them, stop and go on together with the picture,
+        which shows nothing new from `start` to `end`, seconds."""
         if not streams or end - start < LEAST_GAP:
             return False
         return all(
@@ -156,8 +157,8 @@ class Evidence:
 
 
 def has_clean_end(path: Path, last_packet_end: int | None = None) -> bool:
-    """Whether a file is as long as its header states, and its last packet is followed by what its
-    format has there. Knows Matroska, WebM, AVI and MPEG-TS; takes others for clean.
+    """Returns whether a file is as long as its header states, and its last packet is followed by
+    what its format has there. Knows Matroska, WebM, AVI and MPEG-TS; takes others for clean.
 
     Args:
         path: The file.
@@ -183,8 +184,8 @@ def has_clean_end(path: Path, last_packet_end: int | None = None) -> bool:
 
 
 def find_packets(path: Path) -> int | None:
-    """Where the packets of a Matroska or WebM file begin, or damage before them, bytes; None for
-    other files, and if there are no packets."""
+    """Returns where the packets of a Matroska or WebM file begin, or damage before them, bytes;
+    None for other files, and if there are no packets."""
     end = path.stat().st_size - 12
     with path.open("rb") as file:
         position, _ = _segment(file.read(4096))
@@ -202,8 +203,8 @@ def find_packets(path: Path) -> int | None:
 
 
 def _segment(head: bytes) -> tuple[int | None, int | None]:
-    """Where the contents of a Matroska or WebM file begin, and their stated length, bytes; None:
-    not such a file, or not stated."""
+    """Returns where the contents of a Matroska or WebM file begin, and their stated length, bytes;
+    None: not such a file, or not stated."""
     begin = head.find(_SEGMENT) + len(_SEGMENT)
     if not head.startswith(_EBML) or not len(_SEGMENT) <= begin < len(head):
         return None, None
@@ -212,7 +213,8 @@ def _segment(head: bytes) -> tuple[int | None, int | None]:
 
 
 def _ebml_number(data: bytes) -> tuple[int, int | None]:
-    """How many bytes a number at the beginning of `data` has, and the number; None: unknown."""
+    """Returns how many bytes a number at the beginning of `data` has, and the number; None:
+    unknown."""
     length = 9 - data[0].bit_length()
     unknown = (1 << 7 * length) - 1
     number = int.from_bytes(data[:length], "big") & unknown
@@ -220,8 +222,8 @@ def _ebml_number(data: bytes) -> tuple[int, int | None]:
 
 
 def _transport_packets(head: bytes) -> tuple[int, int] | None:
-    """The size of an MPEG-TS file's packets, and where in each its sync byte is; None: no such
-    file."""
+    """Returns the size of an MPEG-TS file's packets, and where in each its sync byte is; None: no
+    such file."""
     for size, offset in _TRANSPORT_PACKETS:
         if head[offset : offset + 3 * size + 1 : size] == b"\x47" * 4:
             return size, offset
@@ -229,8 +231,8 @@ def _transport_packets(head: bytes) -> tuple[int, int] | None:
 
 
 def has_packet_between(path: Path, stream_id: int, start: int, end: int) -> bool:
-    """Whether an MPEG-TS file has a packet (PES) of a stream that begins between those of two
-    pictures: it was a picture, too, before it was damaged.
+    """Returns whether an MPEG-TS file has a packet (PES) of a stream that begins between those of
+    two pictures: it was a picture, too, before it was damaged.
 
     Args:
         path: The file.
@@ -254,7 +256,7 @@ def has_packet_between(path: Path, stream_id: int, start: int, end: int) -> bool
 
 
 def readable_time(seconds: float) -> str:
-    """A time for people, such as 5.00 s, 1:05 or 1:00:05."""
+    """Returns a time for people, such as 5.00 s, 1:05 or 1:00:05."""
     if seconds < 60:
         return f"{seconds:.2f} s"
     minutes, seconds = divmod(int(seconds), 60)

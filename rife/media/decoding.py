@@ -37,7 +37,7 @@ class FrameDecoder:
         self._key_pts: float | None = None if needs_key_frame else -math.inf
 
     def decode(self, packets: Iterable[av.Packet | None]) -> Iterator[av.VideoFrame]:
-        """Frames in order of time.
+        """Yields frames in order of time.
 
         Args:
             packets: None among them says that some may be missing before the next one.
@@ -76,7 +76,7 @@ class FrameDecoder:
             yield from self._stamp(frames)
 
     def flush(self) -> Iterator[av.VideoFrame]:
-        """The frames that the decoder still holds, after all packets."""
+        """Yields the frames that the decoder still holds, after all packets."""
         try:
             frames = self._source.decoder.decode(None)
         except AV_ERRORS:
@@ -84,23 +84,24 @@ class FrameDecoder:
         yield from self._stamp(frames)
 
     def forget_until(self, pts: int) -> None:
-        """Forget the durations of packets shown at `pts`, ticks, or before."""
+        """Forgets the durations of packets shown at `pts`, ticks, or before."""
         self.durations = {shown: d for shown, d in self.durations.items() if shown > pts}
 
     def is_any_lost(self, start: float, end: float) -> bool:
-        """Whether a packet that is shown between two times, seconds, was decoded to nothing."""
+        """Returns whether a packet that is shown between two times, seconds, was decoded to
+        nothing."""
         base = self._source.stream.time_base
         return any(start < float(pts * base) < end for pts in self.durations)
 
     def _is_decodable(self, packet: av.Packet) -> bool:
-        """Whether what the packet needs was decoded before, after a seek or damage."""
+        """Returns whether what the packet needs was decoded before, after a seek or damage."""
         if self._key_pts is None and packet.is_keyframe:
             self._key_pts = -math.inf if packet.pts is None else packet.pts
         # What is shown before the key frame, though stored after, needs what was skipped.
         return self._key_pts is not None and (packet.pts is None or packet.pts >= self._key_pts)
 
     def _stamp(self, frames: list[av.VideoFrame]) -> Iterator[av.VideoFrame]:
-        """Give frames their times."""
+        """Gives frames their times."""
         base = self._source.stream.time_base
         for frame in frames:
             frame.time_base = base  # the last ones come without

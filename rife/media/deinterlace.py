@@ -12,7 +12,7 @@ _TOP_FIRST, _BOTTOM_FIRST = {2, 5}, {3, 4}
 
 
 def field_parity(context: av.VideoCodecContext) -> str | None:
-    """The field order that the container states, for codecs whose frames don't.
+    """Returns the field order that the container states, for codecs whose frames don't.
 
     Returns:
         "tff" (top field first) or "bff"; None where frames are progressive or state it themselves.
@@ -24,12 +24,13 @@ def field_parity(context: av.VideoCodecContext) -> str | None:
 
 
 def is_interlaced(frame: av.VideoFrame, parity: str | None) -> bool:
-    """Whether a frame is interlaced and high enough for the filter; parity: see `field_parity`."""
+    """Returns whether a frame is interlaced and high enough for the filter; parity: see
+    `field_parity`."""
     return (frame.interlaced_frame or bool(parity)) and frame.height >= _LEAST_HEIGHT
 
 
 def deinterlace(frames: Iterable[av.VideoFrame], parity: str | None) -> Iterator[av.VideoFrame]:
-    """Make frames progressive by FFmpeg's bwdif; their number and their times stay.
+    """Makes frames progressive by FFmpeg's bwdif; their number and their times stay.
 
     Up to the first interlaced frame they pass untouched. From then on each waits for the next
     one; progressive ones among them stay as they are.

@@ -57,7 +57,7 @@ class PacketReader:
         self._packets = self._demux()
 
     def detect_missing_times(self) -> None:
-        """Detect whether the file gives all frames the same time, which is none: frames are then
+        """Detects whether the file gives all frames the same time, which is none: frames are then
         counted (`FrameTimes.are_counted`). Reads ahead; no packet is lost."""
         read, times, count = [], set(), 0
         for packet in self._packets:
@@ -71,8 +71,8 @@ class PacketReader:
         self._packets = chain(read, self._packets)
 
     def read_video(self) -> Iterator[av.Packet | None]:
-        """Read the file up to a little after the part, and hand all but the video's packets to the
-        side streams.
+        """Reads the file up to a little after the part, and hands all but the video's packets to
+        the side streams.
 
         Each video packet waits for the next one, which may show that it is cut short itself.
 
@@ -110,7 +110,7 @@ class PacketReader:
             yield waiting
 
     def note_unread_end(self) -> None:
-        """Note whether the file's last bytes were damaged, after all packets were decoded."""
+        """Notes whether the file's last bytes were damaged, after all packets were decoded."""
         if self._is_damaged or self._suspect_packets:
             self._evidence.mark(
                 self._evidence.last_shown, sys.float_info.max, is_certain=self._is_damaged
@@ -160,7 +160,7 @@ class PacketReader:
         before: av.Packet | None,
         last_decoded: float,
     ) -> bool:
-        """Detect whether pictures may be missing before a video packet, and note why.
+        """Detects whether pictures may be missing before a video packet, and notes why.
 
         Args:
             packet: The video packet.
@@ -196,7 +196,7 @@ class PacketReader:
         return is_hole
 
     def _is_one_unreadable(self, first: av.Packet | None, second: av.Packet) -> bool:
-        """Whether an MPEG-TS file has a picture between two packets that couldn't be read."""
+        """Returns whether an MPEG-TS file has an unreadable picture between two packets."""
         if self._source.container.format.name != "mpegts" or first is None:
             return False
         if first.pos is None or second.pos is None:
@@ -207,14 +207,14 @@ class PacketReader:
         return self._suspect_packets > 0 or self._evidence.tells_by_gaps
 
     def _is_cut_short(self, packet: av.Packet) -> bool:
-        """Whether a packet before a hole reaches into it."""
+        """Returns whether a packet before a hole reaches into it."""
         return packet.is_corrupt or packet is self._before_skip or not self._evidence.is_whole
 
 
 def skip_to_key_frame(
     packets: Iterable[av.Packet | None], start: Fraction
 ) -> Iterator[av.Packet | None]:
-    """The packets from the last key frame on that is shown at `start`, ticks, or before."""
+    """Yields the packets from the last key frame on that is shown at `start`, ticks, or before."""
     held: list[av.Packet] | None = []
     for packet in packets:
         if held is None:

@@ -112,7 +112,7 @@ class PixelTraits:
 
     @classmethod
     def of(cls, name: str) -> "PixelTraits":
-        """Those of the pixel format that FFmpeg knows by a name."""
+        """Returns the traits of the pixel format that FFmpeg knows by a name."""
         format = av.VideoFormat(name, 4, 4)
         colors = [component for component in format.components if not component.is_alpha]
         grey = len(colors) < 3 and not format.has_palette
@@ -124,7 +124,7 @@ class PixelTraits:
         )
 
     def shortfall(self, wanted: "PixelTraits") -> tuple[int, int, int]:
-        """By how much alpha, bits and chroma are less than `wanted`; 0: not less."""
+        """Returns by how much alpha, bits and chroma are less than `wanted`; 0: not less."""
         return (
             int(wanted.alpha and not self.alpha),
             max(0, wanted.bits - self.bits),
@@ -135,7 +135,7 @@ class PixelTraits:
 def choose_encoders(
     file_format: FileFormat, source_format: str, is_hdr: bool, encoding: Encoding
 ) -> Iterator[tuple[str, str]]:
-    """Find encoders for a clip, by FFmpeg's names.
+    """Finds encoders for a clip, by FFmpeg's names.
 
     Args:
         file_format: The output's.
@@ -179,7 +179,7 @@ def choose_encoders(
 
 
 def rank_formats(encoder: str, known: list[str], source_format: str, is_hdr: bool) -> list[str]:
-    """Sort the pixel formats of an encoder, the one that suits the clip best first.
+    """Sorts the pixel formats of an encoder, the one that suits the clip best first.
 
     Args:
         encoder: FFmpeg's name.
@@ -203,12 +203,13 @@ def rank_formats(encoder: str, known: list[str], source_format: str, is_hdr: boo
 
 
 def _has_usual_alpha(encoder: str) -> bool:
-    """Whether players know the transparency that an encoder writes; x265's, next to none does."""
+    """Returns whether players know the transparency that an encoder writes; x265's, next to none
+    does."""
     return "265" not in encoder and "hevc" not in encoder
 
 
 def roomier_format(encoder: str, source_format: str) -> str | None:
-    """A YUV pixel format of an encoder that has the depth and the colour of the clip."""
+    """Returns a YUV pixel format of an encoder that has the depth and the colour of the clip."""
     wanted = PixelTraits.of(source_format)
     fitting = []
     for format in av.Codec(encoder, "w").video_formats or ():
@@ -219,7 +220,7 @@ def roomier_format(encoder: str, source_format: str) -> str | None:
 
 
 def check_encoder(name: str, file_format: FileFormat, suffix: str) -> None:
-    """Raise FileError unless there is such an encoder, of video that the container takes."""
+    """Raises FileError unless there is such an encoder, of video that the container takes."""
     usual = "libx264 libx265 libsvtav1 libvpx-vp9 prores_ks ffv1 h264_nvenc hevc_nvenc av1_nvenc"
     with av.open(io.BytesIO(), "w", format=file_format.muxer) as trial:
         try:
@@ -237,7 +238,7 @@ def check_encoder(name: str, file_format: FileFormat, suffix: str) -> None:
 def encoder_options(
     encoder: str, crf: int, mastering: bytes | None = None, light: bytes | None = None
 ) -> dict[str, str]:
-    """An encoder's options.
+    """Returns an encoder's options.
 
     Args:
         encoder: FFmpeg's name.
@@ -270,12 +271,12 @@ def encoder_options(
 
 
 def keeps_light(encoder: str) -> bool:
-    """Whether mastering display and content light level can be handed to an encoder."""
+    """Returns whether mastering display and content light level can be handed to an encoder."""
     return encoder in _LIGHT
 
 
 def _describe_display(data: bytes, chromaticity: int | None, luminance: int | None) -> str:
-    """AVMasteringDisplayMetadata as G(x,y)B(x,y)R(x,y)WP(x,y)L(max,min)."""
+    """Returns AVMasteringDisplayMetadata as G(x,y)B(x,y)R(x,y)WP(x,y)L(max,min)."""
     numbers = struct.unpack("=20i", data[:80])
     values = [a / b if b else 0.0 for a, b in zip(numbers[::2], numbers[1::2], strict=True)]
     *colors, darkest, brightest = values

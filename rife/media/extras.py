@@ -58,7 +58,7 @@ class Extra:
     options: Mapping[str, str] = field(default_factory=dict)
 
     def fresh_samples(self) -> list[av.Packet | av.AudioFrame]:
-        """The samples, to be written once: writing changes packets."""
+        """Returns the samples, to be written once: writing changes packets."""
         return [
             _copy_packet(item) if isinstance(item, av.Packet) else item for item in self.samples
         ]
@@ -67,7 +67,7 @@ class Extra:
 def stream_extras(
     source: VideoReader, suffix: str, muxer: str, encoder: str, has_sound: bool
 ) -> tuple[list[Extra], list[str]]:
-    """Choose what of the streams of `source` a container can hold.
+    """Chooses what of the streams of `source` a container can hold.
 
     Args:
         source: The input.
@@ -101,7 +101,7 @@ def stream_extras(
 
 
 def chapters_extra(source: VideoReader, show_at: Callable[[Fraction], Fraction]) -> list[Extra]:
-    """The chapters, if there are any.
+    """Returns the chapters, if there are any.
 
     Args:
         source: The input.
@@ -123,7 +123,7 @@ def chapters_extra(source: VideoReader, show_at: Callable[[Fraction], Fraction])
 
 
 def tag_extras(source: VideoReader, rate: Fraction) -> list[Extra]:
-    """Titles and other tags; and the timecode as it is at `rate` frames a second."""
+    """Returns titles and other tags; and the timecode as it is at `rate` frames a second."""
 
     def add_tags(container: av.container.OutputContainer, video: av.VideoStream) -> None:
         container.metadata.update(_without_timecode(source.metadata))
@@ -148,7 +148,7 @@ def tag_extras(source: VideoReader, rate: Fraction) -> list[Extra]:
 
 
 def advise(lost: Sequence[str], muxer: str) -> str:
-    """How what was left out can be added to the output with FFmpeg; empty if it can't."""
+    """Returns how what was left out can be added to the output with FFmpeg; empty if it can't."""
     advice = []
     if any("subtitle" in name for name in lost):
         advice.append(f"-map 1:s -c:s {_SUBTITLE_CODECS.get(muxer, 'copy')}")
@@ -167,7 +167,7 @@ def _candidates(
     encoder: str,
     tags: Mapping[str, str],
 ) -> list[Extra]:
-    """The forms in which a container may hold a stream, best first.
+    """Returns the forms in which a container may hold a stream, best first.
 
     Args:
         stream: The input's.
@@ -240,9 +240,8 @@ def _with_tags(track: CopiedTrack | SoundTrack, stream: av.stream.Stream) -> Tra
 
 
 def _can_hold(muxer: str, extra: Extra) -> bool:
-    """Whether a container takes an extra. Tried on a file in memory, with all that a file has: some
-    containers refuse a stream only with the header, with a packet or at the end.
-    """
+    """Returns whether a container takes an extra. Tried on a file in memory, with all that a file
+    has: some containers refuse a stream only with the header, with a packet or at the end."""
     try:
         with av.open(io.BytesIO(), "w", format=muxer) as trial:
             track = extra.add(trial, None)
@@ -260,7 +259,7 @@ def _can_hold(muxer: str, extra: Extra) -> bool:
 def _read_samples(
     source: VideoReader, streams: Sequence[av.stream.Stream]
 ) -> dict[int, tuple[list[av.Packet], list[av.AudioFrame]]]:
-    """Index of each stream -> its first packets and, for sound, what they decode to."""
+    """Returns by each stream's index its first packets and, for sound, what they decode to."""
     samples = {stream.index: ([], []) for stream in streams}
     if not samples:
         return samples
@@ -289,7 +288,7 @@ def _copy_packet(packet: av.Packet) -> av.Packet:
 
 
 def _describe_mix(encoder: str, layout: av.AudioLayout) -> str:
-    """How the layout changes, if it does."""
+    """Returns how the layout changes, if it does."""
     _, new = choose_layout(encoder, layout)
     if av.AudioLayout(new).nb_channels == layout.nb_channels:
         return ""
@@ -297,7 +296,7 @@ def _describe_mix(encoder: str, layout: av.AudioLayout) -> str:
 
 
 def _is_timecode(stream: av.stream.Stream) -> bool:
-    """Whether a stream holds no more than a timecode, which it has as a tag, too."""
+    """Returns whether a stream holds no more than a timecode, which it has as a tag, too."""
     is_more = stream.type in ("audio", "subtitle", "attachment") or is_cover(stream)
     return not is_more and "timecode" in stream.metadata
 

@@ -59,8 +59,8 @@ class FolderReader(Reader):
         self.info = ClipInfo(path, *size, rate, len(self._files), has_alpha, 1 / rate, is_deep)
 
     def _inspect_images(self, path: Path) -> tuple[tuple[int, int], bool, bool]:
-        """The size of all images, whether any has transparency, and whether any has 16 bits; mostly
-        without decoding them. Warns of what will be lost."""
+        """Returns the size of all images, whether any has transparency, and whether any has 16
+        bits; mostly without decoding them. Warns of what will be lost."""
         size, has_alpha, is_deep = None, False, False
         losses: dict[str, list[str]] = defaultdict(list)
         for file in self._files:
@@ -158,7 +158,7 @@ def _list_images(path: Path) -> list[Path]:
 
 
 def _refuse_broken(file: Path, image: Image.Image) -> None:
-    """Raise an error if an image can't be read, mostly without decoding it."""
+    """Raises an error if an image can't be read, mostly without decoding it."""
     if image.mode == "F" or ";32" in str(image.tile):
         raise FileError(f"{file} has 32 bits a channel; save it with 16 or 8 first.")
     end = _ENDS.get(image.format)

@@ -39,7 +39,7 @@ class GapReporter:
         self._latest: tuple[float, float] | None = None
 
     def report_before(self, shown: float, length: float) -> bool:
-        """Report what is missing before the next frame.
+        """Reports what is missing before the next frame.
 
         Args:
             shown: When that frame is shown, seconds on the file's clock.
@@ -88,7 +88,7 @@ class GapReporter:
             )
 
     def report_after_last(self) -> None:
-        """Report what is missing after the latest frame, which was the last that could be read."""
+        """Reports what is missing after the latest frame, which was the last that could be read."""
         last, step = self._latest
         reached = end = last + step
         is_damaged = self._evidence.take_unexplained(math.inf) or self._decoder.is_any_lost(
@@ -117,7 +117,8 @@ class GapReporter:
             )
 
     def stated_end(self) -> float | None:
-        """When the last frame ends, seconds on the file's clock, if the file tells that surely."""
+        """Returns when the last frame ends, seconds on the file's clock, if the file tells that
+        surely."""
         stream = self._source.stream
         if stream.duration and stream.frames:  # MP4, whose index lists all frames
             if self._part.begins_later or self._packets.video_count >= stream.frames:
@@ -127,8 +128,8 @@ class GapReporter:
         return None
 
     def _promised_end(self, reached: float) -> float:
-        """When the clip should have ended, seconds, if its file tells that surely; else `reached`,
-        the end of the last frame that could be read."""
+        """Returns when the clip should have ended, seconds, if its file tells that surely; else
+        `reached`, the end of the last frame that could be read."""
         source, stream = self._source, self._source.stream
         if source.may_jump or source.times.are_counted:
             return reached  # these tell nothing: FFmpeg takes their length from the last packets

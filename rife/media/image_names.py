@@ -41,14 +41,16 @@ class ImageSequence:
         return first if len(self.files) == 1 else f"{first} to {last} ({len(self.files)})"
 
     def repeats(self) -> list[str]:
-        """Names of files with the number of the file before, such as frame_01 after frame_1."""
+        """Returns the names of files with the number of the file before, such as frame_01 after
+        frame_1."""
         if len(self.counter) < len(self.files):
             return []
         pairs = zip(self.files[1:], pairwise(self.counter), strict=True)
         return [file.name for file, (before, number) in pairs if before == number]
 
     def gaps(self) -> list[str]:
-        """The numbers that are missing, such as "12-14", if the counter rises in even steps."""
+        """Returns the numbers that are missing, such as "12-14", if the counter rises in even
+        steps."""
         steps = Counter(b - a for a, b in pairwise(self.counter) if a != b)
         step = min(steps, key=lambda step: (-steps[step], step), default=Fraction(0))
         # One step alone is no rule; times and random numbers have no even steps.
@@ -64,7 +66,7 @@ class ImageSequence:
 
 
 def order_images(files: Iterable[Path]) -> tuple[list[ImageSequence], list[str]]:
-    """Order image files as people count, by their whole names.
+    """Orders image files as people count, by their whole names.
 
     Args:
         files: Images of one folder, with suffixes of `IMAGE_SUFFIXES`.
@@ -138,7 +140,7 @@ def _parse_names(files: list[Path]) -> list[_ImageName]:
 
 
 def _separate_copies(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """The files to read, and those that differ from one of them in their suffix alone."""
+    """Returns the files to read, and those that differ from one of them in their suffix alone."""
     kept, copies = {}, []
     for file in sorted(files, key=lambda file: IMAGE_SUFFIXES.index(file.suffix.lower())):
         if kept.setdefault(file.stem, file) is not file:
@@ -147,7 +149,7 @@ def _separate_copies(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def _split_into_sequences(names: list[_ImageName]) -> list[ImageSequence]:
-    """Group sorted names into sequences, each with what its names have in common: the texts, and
+    """Groups sorted names into sequences, each with what its names have in common: the texts, and
     the numbers before the one that counts."""
     groups: dict[tuple[str, ...], list[_ImageName]] = defaultdict(list)
     for name in names:
@@ -177,7 +179,7 @@ def _split_into_sequences(names: list[_ImageName]) -> list[ImageSequence]:
 
 
 def _find_counter(names: list[_ImageName]) -> int:
-    """The index of the number that counts: with those before it, it tells all names apart."""
+    """Returns the index of the number that counts: with those before it, all names differ."""
     different = len({name.numbers for name in names})
     indices = range(len(names[0].numbers))
     return next((i for i in indices if len({n.numbers[: i + 1] for n in names}) == different), 0)
@@ -190,13 +192,13 @@ def _read_counter(names: list[_ImageName], index: int) -> tuple[Fraction, ...]:
 
 
 def _span(first: Fraction, last: Fraction) -> str:
-    """The numbers from `first` to `last`, for people."""
+    """Returns the numbers from `first` to `last`, for people."""
     texts = [str(n) if n.denominator == 1 else f"{float(n):g}" for n in (first, last)]
     return texts[0] if last <= first else "-".join(texts)
 
 
 def _abridge(items: Iterable[str]) -> str:
-    """The first five, and how many more there are."""
+    """Returns the first five, and how many more there are."""
     items = list(items)
     shown = ", ".join(items[:5])
     return f"{shown} and {len(items) - 5} more" if len(items) > 5 else shown

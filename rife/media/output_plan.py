@@ -79,7 +79,7 @@ class OutputPlanner:
         self._wanted_grid = time_base or natural_grid(like.info, rate)
 
     def plan(self, sound: bool, show_at: Callable[[Fraction], Fraction]) -> OutputPlan:
-        """Choose everything, and warn of what is lost.
+        """Chooses everything, and warns of what is lost.
 
         Args:
             sound: Whether to keep sound and subtitles.
@@ -99,7 +99,7 @@ class OutputPlanner:
     def _collect_extras(
         self, sound: bool, show_at: Callable[[Fraction], Fraction]
     ) -> tuple[list[Extra], list[str]]:
-        """What the container can hold beside the picture, and the names of what it can't."""
+        """Returns what the container can hold beside the video, and the names of what it can't."""
         if self._source is None:
             return [], []
         extras, lost = stream_extras(
@@ -109,8 +109,8 @@ class OutputPlanner:
         return tags + chapters_extra(self._source, show_at) + extras, lost
 
     def _choose_settings(self, extras: list[Extra]) -> tuple[VideoSettings, list[Extra], list[str]]:
-        """The first encoder and pixel format that work, the extras that can be written with them,
-        and the names of the others."""
+        """Returns the settings of the first encoder and pixel format that work, the extras that can
+        be written with them, and the names of the other extras."""
         if self._encoding.codec:
             check_encoder(self._encoding.codec, self._file_format, self._path.suffix)
         failures: list[tuple[str, Exception]] = []
@@ -152,7 +152,7 @@ class OutputPlanner:
         )
 
     def _try(self, settings: VideoSettings, extras: Sequence[Extra]) -> Exception | None:
-        """Write a black frame and the first items of each extra, in memory; returns the error that
+        """Writes a black frame and the first items of each extra, in memory; returns the error that
         this raises, if any."""
         channels = 4 if self._info.has_alpha else 3
         image = torch.zeros(settings.height, settings.width, channels, dtype=torch.uint8)
@@ -186,7 +186,7 @@ class OutputPlanner:
         return bool(self._source) and self._source.colors.is_hdr and self._info.is_deep
 
     def _warn_of_losses(self, settings: VideoSettings, lost: Sequence[str]) -> None:
-        """Say what the output will not have of the input.
+        """Says what the output will not have of the input.
 
         Args:
             settings: The video's.
@@ -253,5 +253,5 @@ class OutputPlanner:
 
 
 def capitalize(text: str) -> str:
-    """The text with its first letter large and the others as they are."""
+    """Returns the text with its first letter in upper case, and the others as they are."""
     return text[:1].upper() + text[1:]

@@ -44,7 +44,7 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def open_image(path: Path) -> Image.Image:
-    """Open an image without decoding it.
+    """Opens an image without decoding it.
 
     Raises:
         FileError: The file is no image, or can't be read.
@@ -59,13 +59,13 @@ def open_image(path: Path) -> Image.Image:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """An open image; what goes wrong while it is becomes a FileError."""
+    """Provides an open image; what goes wrong within the block becomes a FileError."""
     with raise_file_errors("read", path, PILLOW_ERRORS), open_image(path) as image:
         yield image
 
 
 def read_image(path: Path, has_alpha: bool, is_deep: bool) -> torch.Tensor:
-    """Read a still picture and turn it as it is displayed.
+    """Reads a still picture and turns it as it is displayed.
 
     Args:
         path: A file that Pillow opens.
@@ -98,12 +98,12 @@ def read_image(path: Path, has_alpha: bool, is_deep: bool) -> torch.Tensor:
 
 
 def has_16_bits(image: Image.Image) -> bool:
-    """Whether the file has 16 bits a channel; known without decoding it."""
+    """Returns whether the file has 16 bits a channel, without decoding it."""
     return any(";16" in str(tile) for tile in image.tile)
 
 
 def shown_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height after EXIF orientation, without decoding the image."""
+    """Returns width and height after EXIF orientation, without decoding the image."""
     size = image.size
     if image.format == "TIFF":  # some versions of Pillow turn the size before the image is loaded
         size = image.tag_v2[256], image.tag_v2[257]
@@ -111,7 +111,7 @@ def shown_size(image: Image.Image) -> tuple[int, int]:
 
 
 def rgb_profile(image: Image.Image) -> bytes | None:
-    """The ICC profile, if it fits RGB pixels."""
+    """Returns the ICC profile, if it fits RGB pixels."""
     profile = image.info.get("icc_profile") or b""
     return profile if profile[16:20] == b"RGB " else None
 
@@ -123,24 +123,24 @@ def _exif_orientation(image: Image.Image) -> Orientation:
 
 
 def to_tensor(image: Image.Image, has_alpha: bool) -> torch.Tensor:
-    """The pixels, (H, W, 4 or 3) uint8, with or without alpha."""
+    """Returns the pixels, (H, W, 4 or 3) uint8, with or without alpha."""
     if image.mode.startswith("I"):  # 16 bits of grey; Pillow's own conversion clips them
         image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
     return torch.from_numpy(np.array(image.convert("RGBA" if has_alpha else "RGB")))
 
 
 def to_picture(image: torch.Tensor) -> Image.Image:
-    """A Pillow image of (H, W, 3 or 4), uint8 or floating point in [0, 1]."""
+    """Returns a Pillow image of (H, W, 3 or 4), uint8 or floating point in [0, 1]."""
     return Image.fromarray(to_uint8(image).numpy())
 
 
 def is_transparent(image: Image.Image) -> bool:
-    """Whether any pixel is; formats use transparency to save space in opaque pictures, too."""
+    """Returns whether any pixel is. Opaque pictures, too, may have an alpha channel or color."""
     return image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255
 
 
 def save_png8(file: Path, image: torch.Tensor, icc_profile: bytes | None, chunks: Chunks) -> None:
-    """Write a PNG of 8 bits a channel.
+    """Writes a PNG of 8 bits a channel.
 
     Args:
         file: Where to.
@@ -155,7 +155,7 @@ def save_png8(file: Path, image: torch.Tensor, icc_profile: bytes | None, chunks
 
 
 def save_png16(file: Path, image: torch.Tensor, icc_profile: bytes | None, chunks: Chunks) -> None:
-    """Write a PNG of 16 bits a channel, which Pillow can't; arguments as of `save_png8`."""
+    """Writes a PNG of 16 bits a channel, which Pillow can't; arguments as of `save_png8`."""
     height, width, channels = image.shape
     array = image.float().cpu().clamp(0, 1).mul(65535).round().numpy().astype(">u2")
     rows = array.view(np.uint8).reshape(height, -1)
@@ -176,6 +176,6 @@ def save_png16(file: Path, image: torch.Tensor, icc_profile: bytes | None, chunk
 
 
 def png_chunk(kind: bytes, content: bytes) -> bytes:
-    """A chunk as PNG files have it, with its length and its checksum."""
+    """Returns a chunk as PNG files have it, with its length and its checksum."""
     check = zlib.crc32(kind + content)
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)

@@ -145,7 +145,7 @@ class VideoReader(Reader):
         return chapters
 
     def reopen(self) -> av.container.InputContainer:
-        """The file once more, at its beginning."""
+        """Opens the file once more, at its beginning."""
         return open_container(self._path)
 
     def close(self) -> None:
@@ -159,7 +159,7 @@ class VideoReader(Reader):
     # Opening, and finding the part.
 
     def _open(self) -> av.VideoFrame:
-        """Open the file so that decoding begins shortly before the part, and return its first
+        """Opens the file so that decoding begins shortly before the part, and returns its first
         frame."""
         start, seek_times = self._part.start, []
         if self._part.begins_later:
@@ -192,7 +192,7 @@ class VideoReader(Reader):
         self._packets = PacketReader(source, self._part, self._evidence, self.side_streams)
 
     def _find_first(self, seek_to: Fraction | float | None) -> av.VideoFrame | None:
-        """Decode up to the part's first frame, which `_frames` then begins with.
+        """Decodes up to the part's first frame, which `_frames` then begins with.
 
         Args:
             seek_to: Decoding begins at the last key frame up to here, seconds; None: at the
@@ -235,7 +235,7 @@ class VideoReader(Reader):
         return first
 
     def _seek(self, moment: Fraction | float) -> bool:
-        """Go to the last key frame up to a moment, seconds; returns whether that is possible.
+        """Goes to the last key frame up to a moment, seconds; returns whether that is possible.
 
         A file whose clock may jump stays at its beginning, and `_decode` skips packets instead.
         """
@@ -252,7 +252,7 @@ class VideoReader(Reader):
         return True
 
     def _decode(self, seek_to: Fraction | float | None) -> Iterator[av.VideoFrame]:
-        """Decode from the file's position on, and deinterlace if that is wanted.
+        """Decodes from the file's position on, and deinterlaces if that is wanted.
 
         Args:
             seek_to: As of `_find_first`.
@@ -282,7 +282,7 @@ class VideoReader(Reader):
             yield frame
 
     def _refuse_part_after_end(self) -> None:
-        """Raise FileError if the clip ends before the part begins, without decoding all of it."""
+        """Raises FileError if the clip ends before the part begins, without decoding all of it."""
         container, times = self._source.container, self._source.times
         if self._source.may_jump or times.are_counted or not container.duration:
             return
@@ -344,7 +344,7 @@ class VideoReader(Reader):
         )  # fmt: skip
 
     def _estimate_count(self, start: Fraction) -> int | None:
-        """How many frames the part has, as the file tells; it begins at `start`, seconds."""
+        """Estimates how many frames the part has, which begins at `start`, seconds."""
         source = self._source
         count = source.stream.frames
         if not count and (length := source.stated_video_duration()):
@@ -392,7 +392,7 @@ class VideoReader(Reader):
             yield latest, None
 
     def _duration(self, pts: int, length: int, next_pts: int | None) -> Fraction:
-        """How long a frame is shown, seconds.
+        """Returns how long a frame is shown, seconds.
 
         Args:
             pts: When it is shown, ticks.
@@ -413,5 +413,5 @@ class VideoReader(Reader):
 
 
 def _clamp(ticks: float | Fraction) -> int:
-    """A whole number that FFmpeg can take for a time."""
+    """Returns a whole number that FFmpeg can take for a time."""
     return int(max(min(ticks, 2**62), -(2**62)))

@@ -47,7 +47,7 @@ class SideStreams:
         self._last_sound: dict[int, tuple[float, float]] = {}
 
     def open(self, start: float) -> None:
-        """Let packets into the queue from now on, those that came early first.
+        """Lets packets into the queue from now on, those that came early first.
 
         Args:
             start: When the first packet may be played, seconds on the file's clock.
@@ -58,7 +58,7 @@ class SideStreams:
             self.add(packet)
 
     def add(self, packet: av.Packet) -> None:
-        """Put a packet into the queue if it is wanted and belongs to the part."""
+        """Puts a packet into the queue if it is wanted and belongs to the part."""
         times = PacketTimes.of(packet)
         shown = times.shown
         if self._early is not None:
@@ -79,7 +79,7 @@ class SideStreams:
                 self.report_damaged(packet)
 
     def report_damaged(self, packet: av.Packet) -> None:
-        """Report that a packet is left out, as it is damaged."""
+        """Reports that a packet is left out, as it is damaged."""
         where = "" if packet.pts is None else f" at {float(packet.pts * packet.time_base):.2f} s"
         self._report_damage(
             f"{self._file_name}: {packet.stream.type} is damaged{where}; that much is left out."

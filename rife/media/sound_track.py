@@ -61,8 +61,8 @@ class SoundTrack:
         self._container.mux(self.stream.encode(None))
 
     def _join(self, frame: av.AudioFrame) -> Iterator[av.AudioFrame]:
-        """The frame so that it begins where the last one ended: silence goes before it, or what was
-        played already is cut off."""
+        """Yields the frame so that it begins where the last one ended: silence goes before it, or
+        what was played already is cut off."""
         rate, start = frame.sample_rate, self._end
         if frame.pts is not None and frame.time_base:
             own_start = frame.pts * frame.time_base
@@ -86,7 +86,7 @@ class SoundTrack:
         yield self._place(frame, start)
 
     def _place(self, frame: av.AudioFrame, start: Fraction) -> av.AudioFrame:
-        """The frame with its time, seconds, and its layout's name."""
+        """Returns the frame with its time, seconds, and its layout's name."""
         rate = frame.sample_rate
         first_sample = round(start * rate)
         self._end = Fraction(first_sample + frame.samples, rate)
@@ -113,7 +113,8 @@ class SoundTrack:
 
 
 def choose_layout(encoder: str, layout: av.AudioLayout) -> tuple[str | None, str]:
-    """The name to give to a source's layout (None: its own), and the layout to encode it in.
+    """Returns the name to give to a source's layout (None: its own), and the layout to encode it
+    in.
 
     Raises:
         ValueError: The encoder can't take such sound, however it is mixed.
@@ -142,7 +143,7 @@ def _can_encode(encoder: str, layout: str) -> bool:
 
 
 def _choose_rate(encoder: str, source: av.AudioStream) -> int:
-    """The source's sample rate, or else the next higher one that the encoder takes."""
+    """Returns the source's sample rate, or else the next higher one that the encoder takes."""
     rates = av.Codec(encoder, "w").audio_rates
     own = source.codec_context.sample_rate
     if not rates or own in rates:
@@ -151,7 +152,8 @@ def _choose_rate(encoder: str, source: av.AudioStream) -> int:
 
 
 def _to_array(frame: av.AudioFrame) -> np.ndarray:
-    """(samples, channels). PyAV's own `to_ndarray` crashes at eight channels, one plane each."""
+    """Returns (samples, channels). PyAV's own `to_ndarray` crashes at eight channels, one plane
+    each."""
     dtype = _SAMPLE_TYPES[frame.format.packed.name]
     if not frame.format.is_planar:
         flat = np.frombuffer(frame.planes[0], dtype)
@@ -162,7 +164,7 @@ def _to_array(frame: av.AudioFrame) -> np.ndarray:
 
 
 def _rebuild(frame: av.AudioFrame, samples: np.ndarray, layout: str) -> av.AudioFrame:
-    """A frame like `frame`, but for its samples, (samples, channels), and its layout."""
+    """Returns a frame like `frame`, but for its samples, (samples, channels), and its layout."""
     new = av.AudioFrame.from_ndarray(
         np.ascontiguousarray(samples.reshape(1, -1)), frame.format.packed.name, layout
     )
@@ -171,6 +173,6 @@ def _rebuild(frame: av.AudioFrame, samples: np.ndarray, layout: str) -> av.Audio
 
 
 def _silence(frame: av.AudioFrame, count: int) -> np.ndarray:
-    """So many samples of silence in the format of `frame`: (count, channels)."""
+    """Returns so many samples of silence in the format of `frame`: (count, channels)."""
     dtype = _SAMPLE_TYPES[frame.format.packed.name]
     return np.full((count, frame.layout.nb_channels), 128 if dtype == "u1" else 0, dtype)

@@ -37,7 +37,7 @@ class Part:
         return self.start > 0
 
     def describe(self, duration: float | None) -> str:
-        """The end of a sentence that says which part it is; empty if it is the whole file.
+        """Returns the end of a sentence that says which part it is; empty if it is the whole file.
 
         Args:
             duration: Seconds that the file lasts, if known.
@@ -108,7 +108,7 @@ class VideoSource:
         return self.container.duration and self.container.duration / av.time_base
 
     def stated_video_duration(self) -> float | None:
-        """Seconds that the picture lasts, as the file states."""
+        """Returns how long the picture lasts, seconds, as the file states."""
         stream = self.stream
         if stream.duration:
             return float(stream.duration * stream.time_base)
@@ -118,20 +118,21 @@ class VideoSource:
         return self.stated_duration
 
     def stated_video_end(self) -> float:
-        """When the last frame of a video ends whose stream states its duration; seconds."""
+        """Returns when the last frame of a video ends whose stream states its duration; seconds."""
         stream = self.stream
         return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
 
     def tagged_end(self) -> float | None:
-        """When the video of a Matroska or WebM file ends, as a tag states; seconds."""
+        """Returns when the video of a Matroska or WebM file ends, as a tag states; seconds."""
         match = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", self.stream.metadata.get("DURATION", ""))
         if match is None:
             return None
         return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3])
 
     def find_decoding_delay(self) -> int:
-        """How much later than its packet's the first frame's time is, ticks, in a format that
-        stores when frames are decoded. Reads the file's beginning in a container of its own."""
+        """Returns how much later than its packet's the first frame's time is, ticks, in a format
+        that stores when frames are decoded. Reads the file's beginning in a container of its own.
+        """
         with open_container(self.path) as container:
             stream = _choose_video_stream(container, self.path)
             decoder, first = _create_decoder(stream), None
@@ -181,6 +182,6 @@ def _create_decoder(stream: av.VideoStream) -> av.VideoCodecContext:
 
 
 def _average_rate(stream: av.VideoStream) -> Fraction:
-    """Frames a second."""
+    """Returns the frames a second, on average."""
     rates = stream.average_rate, stream.guessed_rate, stream.base_rate
     return next((Fraction(rate) for rate in rates if rate and rate <= _HIGHEST_RATE), Fraction(25))

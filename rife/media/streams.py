@@ -56,7 +56,7 @@ class PacketTimes:
 
 
 def file_url(path: Path) -> str:
-    """A path as FFmpeg takes it: it would read what precedes a colon as a protocol."""
+    """Returns a path as FFmpeg takes it: it would read what precedes a colon as a protocol."""
     return f"file:{path}"
 
 
@@ -70,8 +70,8 @@ def describe(stream: av.stream.Stream) -> str:
 
 
 def codec_name(stream: av.stream.Stream) -> str | None:
-    """FFmpeg's name, or four letters from the file if it has no decoder; None: the file tells
-    nothing."""
+    """Returns FFmpeg's name, or four letters from the file if it has no decoder; None: the file
+    tells nothing."""
     if stream.codec_context is not None:
         return stream.codec_context.name
     # PyAV knows nothing of a stream without a decoder, but FFmpeg's summary of the file does.
@@ -82,7 +82,7 @@ def codec_name(stream: av.stream.Stream) -> str | None:
 
 
 def summarize(container: av.container.InputContainer) -> str:
-    """What FFmpeg's own programs print of a file."""
+    """Returns what FFmpeg's own programs print of a file."""
     level = av.logging.get_level()
     try:
         av.logging.set_level(av.logging.INFO)
@@ -92,10 +92,10 @@ def summarize(container: av.container.InputContainer) -> str:
 
 
 def disposition(stream: av.stream.Stream) -> int:
-    """PyAV gives a Flag or a plain number, depending on its version."""
+    """Returns what a stream is marked as, which PyAV gives as a Flag or a plain number."""
     return int(getattr(stream.disposition, "value", stream.disposition))
 
 
 def is_cover(stream: av.stream.Stream) -> bool:
-    """Whether a video stream is a still picture that stands for the file."""
+    """Returns whether a video stream is a still picture that stands for the file."""
     return bool(disposition(stream) & av.stream.Disposition.attached_pic.value)

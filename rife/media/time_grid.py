@@ -12,24 +12,24 @@ _FALLBACK = 90000  # steps a second: the clock of MPEG
 
 
 def representable_rate(rate: Fraction) -> Fraction:
-    """`rate`, or the nearest one that a fraction of FFmpeg's can hold; frames a second."""
+    """Returns `rate`, or the nearest one that a fraction of FFmpeg's can hold; frames a second."""
     if rate.numerator <= _MOST and rate.denominator <= _MOST:
         return rate
     return rate.limit_denominator(max(1, int(_MOST // max(1, rate)) - 1))
 
 
 def natural_grid(info: ClipInfo, rate: Fraction) -> Fraction:
-    """The step, in seconds, of which the times of frames at `rate` are multiples, and those of the
-    input's frames and of equal parts between them: input times are seldom as even as their rate
-    promises.
-    """
+    """Returns the step, in seconds, of which the times of frames at `rate` are multiples, and those
+    of the input's frames and of equal parts between them: input times are seldom as even as their
+    rate promises."""
     input_step = info.time_base * info.frame_rate / rate if info.frame_rate else info.time_base
     step = _common_step(1 / rate, input_step)
     return step if _fits(step, rate, _MOST) else input_step
 
 
 def fitting_grid(wanted: Fraction, rate: Fraction, most: int = _MOST) -> Fraction:
-    """`wanted`, if files can hold it, or else a step to which times can be rounded; seconds.
+    """Returns `wanted`, if files can hold it, or else a step to which times can be rounded;
+    seconds.
 
     Args:
         wanted: A step of which all times are multiples.
@@ -52,7 +52,7 @@ def _fits(step: Fraction, rate: Fraction, most: int) -> bool:
 
 
 def _common_step(a: Fraction, b: Fraction) -> Fraction:
-    """The largest step of which both are multiples."""
+    """Returns the largest step of which both are multiples."""
     return Fraction(
         math.gcd(a.numerator * b.denominator, b.numerator * a.denominator),
         a.denominator * b.denominator,

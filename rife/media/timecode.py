@@ -29,7 +29,7 @@ class Timecode:
 
     @classmethod
     def parse(cls, text: str) -> "Timecode | None":
-        """Read a label; None: the text is none."""
+        """Reads a label; None: the text is none."""
         match = _PATTERN.fullmatch(text.strip())
         if not match:
             return None
@@ -40,7 +40,7 @@ class Timecode:
 
 
 def convert_timecode(text: str, rate: Fraction, new_rate: Fraction, skipped: int = 0) -> str | None:
-    """Find the label, at another rate, of the moment that `text` labels.
+    """Finds the label, at another rate, of the moment that `text` labels.
 
     Args:
         text: The label of a clip's first frame.
@@ -78,7 +78,7 @@ def convert_timecode(text: str, rate: Fraction, new_rate: Fraction, skipped: int
 
 
 def _with_skipped_labels(frame: int | Fraction, base: int) -> int | Fraction:
-    """The number that the label of real frame `frame` stands for; base: labels a second."""
+    """Returns the number that the label of real frame `frame` stands for; base: labels a second."""
     skip = base // 15  # labels that each minute but every tenth skips
     ten_minutes, rest = divmod(frame, 600 * base - 9 * skip)
     minutes = 0 if rest < 60 * base else 1 + (rest - 60 * base) // (60 * base - skip)
@@ -86,7 +86,7 @@ def _with_skipped_labels(frame: int | Fraction, base: int) -> int | Fraction:
 
 
 def _base(rate: Fraction) -> int | None:
-    """Labels a second; None: there are no timecodes at this rate."""
+    """Returns the labels a second at a rate; None: it has no timecodes."""
     for base in _RATES:
         if rate in (base, Fraction(base * 1000, 1001)):
             return base

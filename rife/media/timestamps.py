@@ -88,14 +88,16 @@ class SteadyClock:
                 yield packet
 
     def _fits(self, packet: av.Packet, state: _StreamState) -> bool:
-        """Whether the packet goes on where its stream was, in this piece or one begun since."""
+        """Returns whether the packet goes on where its stream was, in this piece or one begun
+        since."""
         if packet.stream.type != "audio":
             state.piece = self._states[self._video].piece
             return True
         return packet.dts is None or self._find_piece(packet, state)
 
     def _find_piece(self, packet: av.Packet, state: _StreamState) -> bool:
-        """Whether the packet goes on in its stream's piece or a later one, which is then that."""
+        """Returns whether the packet goes on in its stream's piece or a later one, which is then
+        that."""
         if state.last is None:
             return True
         decoded = float(packet.dts * packet.time_base)
@@ -110,12 +112,12 @@ class SteadyClock:
         return False
 
     def _reached(self, state: _StreamState, piece: int) -> float:
-        """When the stream should go on in a piece, seconds; as its sound tells if only
-        the picture stands still."""
+        """Returns when the stream should go on in a piece, seconds; as its sound tells if only the
+        picture stands still."""
         return max([state.next, *(s.next for s in self._states.values() if s.piece == piece)])
 
     def _begin_piece(self, packet: av.Packet, state: _StreamState) -> None:
-        """Have a new piece begin with the packet, where its stream should go on."""
+        """Has a new piece begin with the packet, where its stream should go on."""
         shown = packet.dts if packet.pts is None else packet.pts
         shift = max(
             state.next - float(packet.dts * packet.time_base),
@@ -125,7 +127,7 @@ class SteadyClock:
         state.piece = len(self._shifts) - 1
 
     def _move(self, packet: av.Packet, state: _StreamState) -> bool:
-        """Put the packet on the steady clock; False: it would overlap what precedes it."""
+        """Puts the packet on the steady clock; False: it would overlap what precedes it."""
         is_sound = packet.stream.type == "audio"
         base = packet.time_base
         if packet.dts is None:
@@ -182,7 +184,7 @@ class FrameTimes:
         return self.are_counted or self.are_decoding_times
 
     def stamp(self, frame: av.VideoFrame) -> None:
-        """Set a frame's `pts`, ticks of the stream's clock."""
+        """Sets a frame's `pts`, ticks of the stream's clock."""
         if self.are_counted:
             frame.pts = round(self._count * self._period)
         elif self.are_decoding_times:

@@ -20,10 +20,10 @@ class Track(Protocol):
     stream: av.stream.Stream
 
     def write(self, item: av.Packet | av.AudioFrame) -> None:
-        """Mux one item, whose times are the output's."""
+        """Muxes one item, whose times are the output's."""
 
     def finish(self) -> None:
-        """Mux what is still held back."""
+        """Muxes what is still held back."""
 
 
 class CopiedTrack:
@@ -138,7 +138,7 @@ class VideoTrack:
                 context.codec_tag = "hvc1"  # the one that Apple's players know
 
     def write(self, image: torch.Tensor, pts: int, duration: Fraction) -> None:
-        """Encode an image.
+        """Encodes an image.
 
         Args:
             image: (H, W, 3 or 4), uint8 or floating point in [0, 1].
@@ -152,7 +152,7 @@ class VideoTrack:
         self._mux(self.stream.encode(frame))
 
     def finish(self) -> None:
-        """Mux what the encoder still holds."""
+        """Muxes what the encoder still holds."""
         self._mux(self.stream.encode(None), is_end=True)
 
     def _mux(self, packets: list[av.Packet], is_end: bool = False) -> None:

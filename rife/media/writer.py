@@ -127,7 +127,7 @@ class VideoWriter(Writer):
         return raise_file_errors("write", self._path, AV_ERRORS)
 
     def _write_queued(self) -> None:
-        """Write the sound and subtitles that were read since the last call."""
+        """Writes the sound and subtitles that were read since the last call."""
         queue = self._source.side_streams.queue if self._source else ()
         while queue:
             index, item = queue.popleft()
@@ -136,7 +136,8 @@ class VideoWriter(Writer):
                 self._attempt(extra, track.write, _shift(item, self._source.origin))
 
     def _attempt(self, extra: Extra, action: Callable, *args: object) -> None:
-        """Do something with an extra; if that fails, go on without it: the picture matters more."""
+        """Does something with an extra; if that fails, goes on without it: the picture matters
+        more."""
         try:
             action(*args)
         except (OSError, *AV_ERRORS) as error:
@@ -150,7 +151,7 @@ class VideoWriter(Writer):
 
 
 def _shift(item: av.Packet | av.AudioFrame, origin: Fraction) -> av.Packet | av.AudioFrame:
-    """The item with times that count from `origin`, seconds on its own clock."""
+    """Returns the item with times that count from `origin`, seconds on its own clock."""
     if item.time_base:
         ticks = round(origin / item.time_base)
         for name in ("pts", "dts") if isinstance(item, av.Packet) else ("pts",):
