@@ -1,5 +1,6 @@
-"""Downloads from a server here that acts as the Hub and as a release host: a model comes whole and
-checked under its name, or not at all.
+"""A downloaded model appears under its name whole and checked, or not at all.
+
+The server runs here, and acts as the Hub and as a release host.
 """
 
 import hashlib
@@ -58,29 +59,29 @@ def with_hash(entry, content):
     return replace(entry, size=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
-def shown(folder):
-    """What a listing of models would show."""
+def visible_files(folder):
+    """The files that a listing of models would show."""
     return [path.name for path in folder.iterdir() if path.suffix not in (".part", ".lock")]
 
 
-def refused(entry, folder):
-    """The message of a download that fails; nothing is left under the final name."""
+def refusal(entry, folder):
+    """Returns the message of a download that fails, and leaves nothing under the final name."""
     with pytest.raises(DownloadError) as error:
         download_model(entry, folder)
-    assert shown(folder) == []
+    assert visible_files(folder) == []
     assert entry.source.url in str(error.value)
     assert str(folder) in str(error.value)
     return str(error.value)
 
 
-@pytest.mark.parametrize("known", [False, True], ids=["unknown hash", "known hash"])
-def test_a_model_arrives_whole(server, entry, checkpoint, tmp_path, known):
+@pytest.mark.parametrize("is_known", [False, True], ids=["unknown hash", "known hash"])
+def test_a_model_arrives_whole(server, entry, checkpoint, tmp_path, is_known):
     steps = []
-    entry = with_hash(entry, checkpoint) if known else entry
+    entry = with_hash(entry, checkpoint) if is_known else entry
     path = download_model(entry, tmp_path / "models" / "rife", lambda *step: steps.append(step))
     assert path == tmp_path / "models" / "rife" / NAME
     assert path.read_bytes() == checkpoint
-    assert shown(path.parent) == [NAME]
+    assert visible_files(path.parent) == [NAME]
     assert not list(path.parent.glob("*.part"))
     assert steps[0] == (0, len(checkpoint)) and steps[-1] == (len(checkpoint), len(checkpoint))
     assert steps == sorted(steps)
@@ -99,10 +100,10 @@ def test_a_cut_is_resumed(server, entry, checkpoint, tmp_path):
 
 
 def test_a_cancel_stops_it_and_the_next_call_goes_on(server, entry, checkpoint, tmp_path):
-    looks = iter([False] * 8)
+    answers = iter([False] * 8)
     with pytest.raises(Cancelled):
-        download_model(entry, tmp_path, cancel=lambda: next(looks, True))
-    assert shown(tmp_path) == []
+        download_model(entry, tmp_path, cancel=lambda: next(answers, True))
+    assert visible_files(tmp_path) == []
     assert download_model(entry, tmp_path).read_bytes() == checkpoint
     assert server.ranges()[1].startswith("bytes=")
 
@@ -143,25 +144,25 @@ def test_a_hidden_file_that_is_too_long_is_dropped(server, entry, checkpoint, tm
 def test_a_wrong_hash(server, entry, checkpoint, tmp_path):
     entry = replace(with_hash(entry, checkpoint), sha256="0" * 64)
     server.stated = "0" * 64
-    assert "sha256" in refused(entry, tmp_path)
+    assert "sha256" in refusal(entry, tmp_path)
     assert not list(tmp_path.glob("*.part"))
 
 
 @pytest.mark.parametrize("entry", ["hub"], indirect=True)
 def test_a_hash_that_only_the_hub_states_counts(server, entry, tmp_path):
     server.stated = "0" * 64
-    assert f"not {'0' * 64}" in refused(entry, tmp_path)
+    assert f"not {'0' * 64}" in refusal(entry, tmp_path)
 
 
 @pytest.mark.parametrize("entry", ["hub"], indirect=True)
 def test_another_file_on_the_hub_is_refused_before_it_is_fetched(server, entry, tmp_path):
-    assert "another file" in refused(replace(entry, sha256="0" * 64), tmp_path)
+    assert "another file" in refusal(replace(entry, sha256="0" * 64), tmp_path)
     assert server.ranges() == []
 
 
 def test_a_file_of_another_size(server, entry, checkpoint, tmp_path):
     server.content = checkpoint[:-8]
-    message = refused(replace(entry, size=len(checkpoint)), tmp_path)
+    message = refusal(replace(entry, size=len(checkpoint)), tmp_path)
     assert "bytes" in message or "can't be used" in message
 
 
@@ -169,31 +170,31 @@ CHUNKED = b"Transfer-Encoding: chunked"
 PIECE = b"10000\r\n" + bytes(65536) + b"\r\n"
 
 
-@pytest.mark.parametrize("known", [True, False], ids=["known size", "unknown size"])
+@pytest.mark.parametrize("is_known", [True, False], ids=["known size", "unknown size"])
 @pytest.mark.parametrize("headers", [CHUNKED, b"Connection: close"])
 def test_a_body_that_never_ends_is_stopped_at_the_size_of_the_file(
-    server, entry, checkpoint, tmp_path, monkeypatch, headers, known
+    server, entry, checkpoint, tmp_path, monkeypatch, headers, is_known
 ):
     piece = PIECE if headers == CHUNKED else bytes(65536)
     server.raw = headers, lambda: repeat(piece)
     monkeypatch.setattr(download, "MAX_SIZE", 8 << 20)
-    if known:
+    if is_known:
         entry = with_hash(entry, checkpoint)
     elif isinstance(entry.source, HubFile):
         server.content = b"x"  # what the Hub says: one byte
-    assert "the server sends more than the" in refused(entry, tmp_path)
+    assert "the server sends more than the" in refusal(entry, tmp_path)
     assert not list(tmp_path.glob("*.part"))
     assert server.sent < 24 << 20  # some of it still on its way
 
 
 def test_a_body_that_is_longer_by_a_byte(server, entry, checkpoint, tmp_path):
     server.raw = b"Connection: close", lambda: [checkpoint, b"x"]
-    assert "the server sends more than" in refused(with_hash(entry, checkpoint), tmp_path)
+    assert "the server sends more than" in refusal(with_hash(entry, checkpoint), tmp_path)
 
 
 def test_a_body_without_a_length_that_breaks_off_is_a_cut(server, entry, checkpoint, tmp_path):
     server.raw = b"Connection: close", lambda: [checkpoint[:-1]]
-    message = refused(with_hash(entry, checkpoint), tmp_path)
+    message = refusal(with_hash(entry, checkpoint), tmp_path)
     assert f"broke after {len(checkpoint) - 1:,} of {len(checkpoint):,} bytes" in message
     server.raw = None
     assert download_model(with_hash(entry, checkpoint), tmp_path).read_bytes() == checkpoint
@@ -203,7 +204,7 @@ def test_a_length_that_no_model_has_is_refused_before_a_byte_is_kept(server, ent
     server.raw = b"Content-Length: 99999999999", lambda: repeat(bytes(65536))
     if isinstance(entry.source, HubFile):
         server.content = b""  # of which the Hub says nothing
-    assert "as no model has" in refused(entry, tmp_path)
+    assert "as no model has" in refusal(entry, tmp_path)
     assert not list(tmp_path.glob("*.part"))
 
 
@@ -214,7 +215,7 @@ def test_a_server_that_always_breaks_off_is_given_up(server, entry, checkpoint, 
         f"Content-Length: {len(checkpoint)}".encode(),
         lambda: [checkpoint[: next(sizes)]],
     )
-    assert "the connection broke after" in refused(entry, tmp_path)
+    assert "the connection broke after" in refusal(entry, tmp_path)
     assert next(sizes) < 1010
 
 
@@ -233,46 +234,46 @@ def test_a_cancel_is_heard_while_bytes_trickle(server, entry, tmp_path):
             yield b"x"
 
     server.raw = b"Content-Length: 5000000", trickle
-    looks = iter([False] * 5)
+    answers = iter([False] * 5)
     with pytest.raises(Cancelled):
-        download_model(entry, tmp_path, cancel=lambda: next(looks, True))
+        download_model(entry, tmp_path, cancel=lambda: next(answers, True))
     assert server.sent < 100
 
 
 def test_another_version_of_rife(server, entry, tmp_path):
-    assert f"RIFE {VERSION}, not v4.6" in refused(replace(entry, version="v4.6"), tmp_path)
+    assert f"RIFE {VERSION}, not v4.6" in refusal(replace(entry, version="v4.6"), tmp_path)
 
 
-@pytest.mark.parametrize("known", [False, True], ids=["unknown size", "known size"])
-def test_a_login_page(server, entry, checkpoint, tmp_path, known):
-    entry = with_hash(entry, checkpoint) if known else entry
+@pytest.mark.parametrize("is_known", [False, True], ids=["unknown size", "known size"])
+def test_a_login_page(server, entry, checkpoint, tmp_path, is_known):
+    entry = with_hash(entry, checkpoint) if is_known else entry
     server.page = "text/html; charset=utf-8", b"<!DOCTYPE html><html>Log in</html>"
-    assert "web page" in refused(entry, tmp_path)
+    assert "web page" in refusal(entry, tmp_path)
 
 
 @pytest.mark.parametrize("entry", ["release"], indirect=True)
 def test_a_login_page_that_claims_to_be_a_file(server, entry, tmp_path):
     server.page = "application/octet-stream", b"<!DOCTYPE html><html>Log in</html>"
-    assert "web page" in refused(entry, tmp_path)
+    assert "web page" in refusal(entry, tmp_path)
 
 
 @pytest.mark.parametrize(("status", "words"), [(404, "isn't there"), (403, "denies"), (503, "503")])
 def test_a_server_that_says_no(server, entry, tmp_path, status, words):
     server.status = status
-    assert words in refused(entry, tmp_path)
+    assert words in refusal(entry, tmp_path)
 
 
 def test_no_network(server, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     for source in (HubFile("owner/repo", NAME), WebFile(f"http://127.0.0.1:9/{NAME}")):
         entry = PublishedModel(NAME, VERSION, source, "tests")
-        assert "no connection" in refused(entry, tmp_path)
+        assert "no connection" in refusal(entry, tmp_path)
 
 
 @pytest.mark.parametrize("entry", ["hub"], indirect=True)
 def test_offline_mode_is_respected(server, entry, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert "HF_HUB_OFFLINE" in refused(entry, tmp_path)
+    assert "HF_HUB_OFFLINE" in refusal(entry, tmp_path)
     assert server.log == []
 
 
@@ -333,10 +334,10 @@ def test_killed_in_the_middle_it_goes_on_when_started_again(server, entry, check
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    had = part_size(tmp_path)
-    assert shown(tmp_path) == []
+    part_size_before = part_size(tmp_path)
+    assert visible_files(tmp_path) == []
     assert download_model(entry, tmp_path).read_bytes() == checkpoint
-    assert server.ranges() == [None, f"bytes={had}-"]
+    assert server.ranges() == [None, f"bytes={part_size_before}-"]
 
 
 @pytest.mark.parametrize("entry", ["hub"], indirect=True)
@@ -361,5 +362,5 @@ def test_a_full_disk(server, entry, checkpoint, tmp_path):
     _, errors = process.communicate(timeout=30)
     assert "too large for this disk" in errors and "by hand" in errors
     assert "Traceback" not in errors
-    assert shown(tmp_path) == []
+    assert visible_files(tmp_path) == []
     assert download_model(entry, tmp_path).read_bytes() == checkpoint

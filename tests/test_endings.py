@@ -1,12 +1,12 @@
-"""However a run from file to file ends, on a device that reads frames ahead in a thread: one thread
-at a time touches a container, and once the run is over, none does."""
+"""However a run from file to file ends, on a device for which a thread reads frames ahead: only one
+thread at a time uses a container, and after the run none does."""
 
 import random
 import threading
 import time
-from collections import Counter
 from contextlib import contextmanager
 from itertools import count, groupby
+from typing import NamedTuple
 
 import av
 import pytest
@@ -22,28 +22,37 @@ FRAMES = 12
 
 
 class Failure(Exception):
-    """What the caller's own code raises."""
+    """An error of the caller's own code."""
+
+
+class Call(NamedTuple):
+    """A call of a container's method; is_alone: no other thread was in that container."""
+
+    name: str
+    thread: int
+    is_alone: bool
+    container: int
 
 
 class Calls(list):
-    """What was done with containers: (name, thread, alone in the container, container's number).
+    """The calls of all containers.
 
-    fails: what raises Failure, and at which call from now on, if it is one of a container.
+    Attributes:
+        failing: The name of a call that raises Failure.
+        calls_left: How many of these calls are left before it does.
     """
 
-    fails = None, 0
+    failing, calls_left = None, 0
 
-    def countdown(self, name):
-        """Note that `name` happens; raises Failure where it is to fail."""
-        kind, left = self.fails
-        if kind == name:
-            self.fails = kind, left - 1
-            if left <= 1:
+    def count_down(self, name):
+        if name == self.failing:
+            self.calls_left -= 1
+            if self.calls_left <= 0:
                 raise Failure
 
 
-class Watched:
-    """A container of PyAV that tells who calls it, and whether others are in it."""
+class WatchedContainer:
+    """A container of PyAV that records its calls."""
 
     numbers = count()
 
@@ -62,14 +71,14 @@ class Watched:
 
     @contextmanager
     def _call(self, name):
-        alone = self._inside.acquire(blocking=False)
-        self._calls.append((name, threading.get_ident(), alone, self._number))
+        is_alone = self._inside.acquire(blocking=False)
+        self._calls.append(Call(name, threading.get_ident(), is_alone, self._number))
         try:
-            self._calls.countdown(name)
-            time.sleep(0.001)  # long enough for another thread to be in it, too
+            self._calls.count_down(name)
+            time.sleep(0.001)  # long enough for another thread to enter it
             yield
         finally:
-            if alone:
+            if is_alone:
                 self._inside.release()
 
     def demux(self, *streams):
@@ -106,25 +115,28 @@ def clip(tmp_path_factory):
 
 @pytest.fixture
 def calls(monkeypatch):
-    calls, opened = Calls(), av.open
-    monkeypatch.setattr(av, "open", lambda *args, **kw: Watched(opened(*args, **kw), calls))
+    calls, open_container = Calls(), av.open
+
+    def open_watched(*args, **options):
+        return WatchedContainer(open_container(*args, **options), calls)
+
+    monkeypatch.setattr(av, "open", open_watched)
     return calls
 
 
-def check(calls):
-    for container in {call[3] for call in calls}:
-        own = [call for call in calls if call[3] == container]
-        names = [name for name, *_ in own]
-        assert all(alone for _, _, alone, _ in own), "two threads in one container"
+def check_calls(calls):
+    for container in {call.container for call in calls}:
+        own_calls = [call for call in calls if call.container == container]
+        names = [call.name for call in own_calls]
+        assert all(call.is_alone for call in own_calls), "two threads in one container"
         assert names.count("close") == 1, "left open, or closed twice"
         assert names[-1] == "close", f"{names[-1]} after it was closed"
-        turns = [key for key, _ in groupby(thread for name, thread, *_ in own if name != "close")]
+        turns = [key for key, _ in groupby(c.thread for c in own_calls if c.name != "close")]
         assert len(turns) <= 2, "a container that goes to and fro between threads"
-    frames = threading.main_thread().ident
-    assert {thread for name, thread, *_ in calls if name == "mux"} <= {frames}
+    assert {call.thread for call in calls if call.name == "mux"} <= {threading.main_thread().ident}
 
 
-def threads():
+def reader_threads():
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("frames")]
 
 
@@ -133,51 +145,49 @@ def test_frames_are_read_in_a_thread_and_sound_is_written_in_the_callers(
 ):
     with late():
         interpolate_file(model, clip, tmp_path / "out.mp4")
-    check(calls)
-    readers = {thread for name, thread, *_ in calls if name == "demux"}
+    check_calls(calls)
+    readers = {call.thread for call in calls if call.name == "demux"}
     assert readers - {threading.main_thread().ident}, "nothing was read ahead"
-    assert not threads()
+    assert not reader_threads()
     with av.open(str(tmp_path / "out.mp4")) as out:
         assert sum(1 for packet in out.demux(out.streams.audio[0]) if packet.size) > FRAMES
 
 
-WAYS = ("progress", "cancel", "mux", "demux")
+FAILING_CALLS = ("progress", "cancel", "mux", "demux")
 
 
 @pytest.mark.parametrize("runs", [12, pytest.param(200, marks=pytest.mark.slow)])
 def test_after_a_failure_nothing_is_read_or_written(model, clip, tmp_path, calls, runs):
-    chance = random.Random(runs)
-    ended = Counter()
+    rng = random.Random(runs)
     for number in range(runs):
         calls.clear()
-        cause = WAYS[number % len(WAYS)]
-        calls.fails = cause, chance.randint(1, FRAMES)
-        with late(number), pytest.raises(Failure) as kept:
+        failing = FAILING_CALLS[number % len(FAILING_CALLS)]
+        calls.failing, calls.calls_left = failing, rng.randint(1, FRAMES)
+        with late(number), pytest.raises(Failure) as caught:
             interpolate_file(
                 model,
                 clip,
                 tmp_path / "out.mp4",
-                progress=lambda *_: calls.countdown("progress"),
-                cancel=lambda: calls.countdown("cancel"),
+                progress=lambda *_: calls.count_down("progress"),
+                cancel=lambda: calls.count_down("cancel"),
             )
-        ended[cause] += 1
-        assert kept.tb and not threads(), cause  # it holds all that the run had not let go
-        over = len(calls)
+        # The traceback keeps alive whatever the run had not released.
+        assert caught.tb and not reader_threads(), failing
+        calls_by_then = len(calls)
         time.sleep(0.005)
-        assert len(calls) == over, f"{cause}: {calls[over:]}"
-        check(calls)
-        assert not list(tmp_path.iterdir()), cause
-    assert set(ended) == set(WAYS)
+        assert len(calls) == calls_by_then, f"{failing}: {calls[calls_by_then:]}"
+        check_calls(calls)
+        assert not list(tmp_path.iterdir()), failing
 
 
-def test_the_devices_memory_is_given_back_before_the_caller_hears_of_a_failure(model):
-    with late() as device, pytest.raises(Failure) as kept:
+def test_the_devices_memory_is_freed_before_the_caller_gets_the_error(model):
+    with late() as device, pytest.raises(Failure) as caught:
 
         def fail(done, total, frame):
             if done == 5:
                 raise Failure
 
         interpolate(model, seeded_clip(8, 40, 70), options=Options(cuts="ignore"), progress=fail)
-    assert kept.tb  # holds the frames of every function, and what lives in them
+    assert caught.tb  # keeps every function's variables alive
     assert device.synchronized
-    assert not threads()
+    assert not reader_threads()

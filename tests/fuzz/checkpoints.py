@@ -1,9 +1,8 @@
-"""Checkpoints, damaged and lying at random: `python -m tests.fuzz.checkpoints --minutes 10`.
+"""Loads checkpoints that are damaged, or lie, at random: `python -m tests.fuzz.checkpoints`.
 
-Each may load or be refused in words. Nothing else may happen: no other error, no crash, no more
-than a minute, no more memory than twice the file's size, no code run. What loads is what torch or
-safetensors load, too: what two readers see differently is refused. Some files change while they are
-read.
+Each has to load, or be refused with a message. Nothing else may happen: no other error, no crash,
+no more than a minute, no more memory than twice the file's size, no code run. Tensors that load
+have to be those that torch or safetensors load. Some files change while they are read.
 """
 
 import argparse
@@ -37,12 +36,12 @@ from rife.networks.ifnet_v4 import IFNet_v4, Parameters
 from ..support.checkpoint_files import Member, archive, legacy, reducing, safetensors_file, zipped
 from ..support.processes import peak_memory
 
-SECONDS = 60  # under load, too
-SLACK = 32 << 20  # what Python and torch take for themselves, beside twice the file's size
+TIME_LIMIT = 60  # seconds, on a busy machine, too
+EXTRA_MEMORY = 32 << 20  # bytes that Python and torch take, besides twice the file's size
 MARKER = "code was run"
 
 
-# Files, piece by piece
+# Building files
 
 
 def saved(content: object, form: str) -> bytes:
@@ -53,23 +52,23 @@ def saved(content: object, form: str) -> bytes:
     return stream.getvalue()
 
 
-# Kinds of cases: each makes a file out of a random generator
+# Kinds of cases: each builds a file from a random generator
 
 STATE = {
     key: torch.full(tensor.shape, 0.1)
     for key, tensor in IFNet_v4(Parameters((8, 8, 8, 8))).state_dict().items()
 }
-FORMS = ("zip", "legacy", "safetensors")
-WHOLE = {form: saved(STATE, form) for form in FORMS}
-TABLE = zipfile.ZipFile(io.BytesIO(WHOLE["zip"])).read("archive/data.pkl")
-PRESENT = zipfile.ZipFile(io.BytesIO(WHOLE["zip"]))
+FORMATS = ("zip", "legacy", "safetensors")
+SOUND_FILES = {form: saved(STATE, form) for form in FORMATS}
+SOUND_PICKLE = zipfile.ZipFile(io.BytesIO(SOUND_FILES["zip"])).read("archive/data.pkl")
+SOUND_ARCHIVE = zipfile.ZipFile(io.BytesIO(SOUND_FILES["zip"]))
 STORAGES = {
-    name.removeprefix("archive/"): PRESENT.read(name)
-    for name in PRESENT.namelist()
+    name.removeprefix("archive/"): SOUND_ARCHIVE.read(name)
+    for name in SOUND_ARCHIVE.namelist()
     if name.startswith("archive/data/")
 }
 NUMBERS = (0, 1, 2, 7, 8, 127, 128, 255, 256, 65535, 2**24, 2**31 - 1, 2**31, 2**32 - 1)
-RUN = [
+DANGEROUS_CALLS = [
     ("os system", f"touch '{MARKER}'"),
     ("posix system", f"touch '{MARKER}'"),
     ("posix mkdir", MARKER),
@@ -87,21 +86,21 @@ RUN = [
 
 
 def cut(r: random.Random) -> bytes:
-    data = WHOLE[r.choice(FORMS)]
+    data = SOUND_FILES[r.choice(FORMATS)]
     return data[
         : r.choice([r.randrange(len(data)), r.randrange(2000), len(data) - r.randrange(99)])
     ]
 
 
 def flipped(r: random.Random) -> bytes:
-    data = bytearray(WHOLE[r.choice(FORMS)])
+    data = bytearray(SOUND_FILES[r.choice(FORMATS)])
     for _ in range(r.choice([1, 2, 10, 100])):
         data[_position(r, data)] ^= 1 << r.randrange(8)
     return bytes(data)
 
 
 def overwritten(r: random.Random) -> bytes:
-    data = bytearray(WHOLE[r.choice(FORMS)])
+    data = bytearray(SOUND_FILES[r.choice(FORMATS)])
     for _ in range(r.choice([1, 2, 5])):
         size = r.choice([1, 2, 4, 8, 50])
         number = (r.choice(NUMBERS) & (256**size - 1)).to_bytes(size, "little")
@@ -118,7 +117,7 @@ def _position(r: random.Random, data: bytes) -> int:
 
 
 def spliced(r: random.Random) -> bytes:
-    a, b = WHOLE[r.choice(FORMS)], WHOLE[r.choice(FORMS)]
+    a, b = SOUND_FILES[r.choice(FORMATS)], SOUND_FILES[r.choice(FORMATS)]
     i, j = _position(r, a), _position(r, b)
     return r.choice([a[:i] + b[j:], a + b, a[:i] + a[min(i, j) :], b[:9] + a])
 
@@ -146,21 +145,21 @@ def altered_tensors(r: random.Random) -> bytes:
             wide = [r.choice([n, 1000, 10**4]) for n in (1, 1, 1, 1)[: r.randrange(1, 5)]]
             state[key] = torch.ones([1] * len(wide)).expand(wide)
     small = sum(tensor.nbytes for tensor in state.values()) < 10**7
-    form = r.choice(FORMS if small else FORMS[:2])
+    form = r.choice(FORMATS if small else FORMATS[:2])
     content = {r.choice(["state_dict", "model", "x"]): state} if r.random() < 0.2 else state
     return saved(content if form != "safetensors" else state, form)
 
 
 def altered_pickle(r: random.Random) -> bytes:
     """A sound pickle with other opcodes, numbers or names here and there."""
-    places = [position for _, _, position in pickletools.genops(TABLE)]
-    data = bytearray(TABLE)
+    places = [position for _, _, position in pickletools.genops(SOUND_PICKLE)]
+    data = bytearray(SOUND_PICKLE)
     for i in sorted(r.sample(range(len(places) - 1), r.choice([1, 1, 2, 5, 50])), reverse=True):
         new = r.choice([
             bytes([r.choice(b"()]}RbQqhrjtu\x85\x86\x87seaN.0123\x88\x89KMJ\x8a\x81\x93cio")]),
             b"J" + struct.pack("<I", r.choice(NUMBERS)),
             b"\x8a\x08" + r.randbytes(8),
-            b"c%b\n%b\n" % tuple(r.choice(RUN)[0].encode().split()),
+            b"c%b\n%b\n" % tuple(r.choice(DANGEROUS_CALLS)[0].encode().split()),
             b"ctorch\n%bStorage\n" % r.choice([b"Double", b"QInt8", b"Untyped", b"Bool", b"X"]),
         ])  # fmt: skip
         data[places[i] : r.choice([places[i], places[i + 1]])] = new
@@ -179,11 +178,11 @@ def _wrapped(r: random.Random, content: bytes) -> bytes:
 
 def hostile_pickle(r: random.Random) -> bytes:
     """A pickle that calls something, alone or inside a sound one."""
-    function, argument = r.choice(RUN)
+    function, argument = r.choice(DANGEROUS_CALLS)
     call = reducing(function, argument)
     if r.random() < 0.5:
-        i = r.randrange(len(TABLE))
-        return _wrapped(r, TABLE[:i] + call[2:-1] + TABLE[i:])
+        i = r.randrange(len(SOUND_PICKLE))
+        return _wrapped(r, SOUND_PICKLE[:i] + call[2:-1] + SOUND_PICKLE[i:])
     if r.random() < 0.5:  # the same as other opcodes
         module, name = function.encode().split()
         text = argument.encode()
@@ -239,7 +238,7 @@ def lying_storage(r: random.Random) -> bytes:
 
 
 def lying_header(r: random.Random) -> bytes:
-    data = WHOLE["safetensors"]
+    data = SOUND_FILES["safetensors"]
     length = struct.unpack("<Q", data[:8])[0]
     header, rest = json.loads(data[8 : 8 + length]), data[8 + length :]
     if r.random() < 0.2:
@@ -248,17 +247,17 @@ def lying_header(r: random.Random) -> bytes:
     for _ in range(r.choice([1, 1, 2, 20])):
         key = r.choice([*header])
         entry = header[key]
-        what = r.choice(["shape", "data_offsets", "dtype", "drop", "copy", "odd"])
-        if what == "drop":
+        change = r.choice(["shape", "data_offsets", "dtype", "drop", "copy", "odd"])
+        if change == "drop":
             del header[key]
-        elif what == "copy":
+        elif change == "copy":
             header[key + "x"] = entry
-        elif what == "odd" or not isinstance(entry, dict):
+        elif change == "odd" or not isinstance(entry, dict):
             header[key] = r.choice(numbers)
-        elif what == "dtype":
+        elif change == "dtype":
             entry["dtype"] = r.choice(["F64", "F16", "I64", "BOOL", "U8", "F8_E4M3", "F4", "X", 1])
-        elif isinstance(entry.get(what), list) and entry[what]:
-            entry[what][r.randrange(len(entry[what]))] = r.choice(numbers)
+        elif isinstance(entry.get(change), list) and entry[change]:
+            entry[change][r.randrange(len(entry[change]))] = r.choice(numbers)
     return safetensors_file(
         header, rest[: r.choice([len(rest), len(rest), r.randrange(len(rest))])]
     )
@@ -270,7 +269,7 @@ def lying_zip(r: random.Random) -> bytes:
     for _ in range(r.randrange(3)):
         name = r.choice([*members, "byteorder", ".format_version", "constants.pkl", "data.pkl"])
         members[name] = r.choice([b"", b"big", bytes(20_000_000), r.randbytes(100)])
-    data = bytearray(zipped(TABLE, members, compress=r.random() < 0.8))
+    data = bytearray(zipped(SOUND_PICKLE, members, compress=r.random() < 0.8))
     directory = data.rfind(b"PK\1\2", 0, r.randrange(100, len(data)))
     for _ in range(r.randrange(4)):
         i = max(0, directory) + r.randrange(46)
@@ -280,13 +279,18 @@ def lying_zip(r: random.Random) -> bytes:
 
 # Differences between readers
 
-OTHER = {key: tensor * 2 for key, tensor in STATE.items()}  # as large, and other numbers
-PICKLES = (TABLE, b"\x80\x02}.", reducing(*RUN[0]), b"\x80\x02}" + b")" + b"\x85" * 99_999 + b"Ns.")
+OTHER_STATE = {key: tensor * 2 for key, tensor in STATE.items()}  # as large, and other numbers
+PICKLES = (
+    SOUND_PICKLE,
+    b"\x80\x02}.",
+    reducing(*DANGEROUS_CALLS[0]),
+    b"\x80\x02}" + b")" + b"\x85" * 99_999 + b"Ns.",
+)
 PIECES = (b"PK\3\4", b"PK\1\2", b"PK\5\6", b"PK\6\6", b"PK\6\7", b"PK\7\x08")
 
 
 def members_of(pickle: bytes, factor: float = 1) -> list[Member]:
-    numbers = OTHER if factor == 2 else STATE
+    numbers = OTHER_STATE if factor == 2 else STATE
     storages = [Member(f"x/data/{i}", x.numpy().tobytes()) for i, x in enumerate(numbers.values())]
     return [Member("x/data.pkl", pickle), *storages, Member("x/version", b"3\n")]
 
@@ -304,8 +308,8 @@ def two_archives(r: random.Random) -> bytes:
 
 
 def lying_members(r: random.Random) -> bytes:
-    """What members say of themselves is not what the directory says."""
-    members = members_of(TABLE)
+    """The members' own headers don't agree with the directory."""
+    members = members_of(SOUND_PICKLE)
     if r.random() < 0.3:
         name = r.choice(
             ["x/data.pkl", "x/DATA.PKL", "x/data/0", "X/data/1", "x/Data/2", "y/data.pkl"]
@@ -315,7 +319,7 @@ def lying_members(r: random.Random) -> bytes:
         i = r.choice([0, 0, r.randrange(len(members))])
         size, other = len(members[i].data), r.choice(members)
         number = r.choice([*NUMBERS, abs(size - 1), size + 1, 4, len(other.data)])
-        told = r.choice([
+        fields = r.choice([
             {"name": r.choice([other.name, members[i].name.upper(), "x/data\\.pkl", ""]).encode()},
             {"size": number, "packed": number}, {"size": number}, {"packed": number},
             {"position": r.choice([0, 1, number])}, {"checksum": number},
@@ -326,7 +330,7 @@ def lying_members(r: random.Random) -> bytes:
             {"extra": struct.pack("<2HBI", 0x7075, 10, 1, 0) + b"x/abc"},
             {"extra": r.randbytes(r.randrange(9))},
         ])  # fmt: skip
-        which = r.choice([{"own": told}, {"listed": told}, {"own": told, "listed": told}])
+        which = r.choice([{"own": fields}, {"listed": fields}, {"own": fields, "listed": fields}])
         members[i] = replace(members[i], **which)
     end = {}
     if r.random() < 0.3:
@@ -338,7 +342,7 @@ def lying_members(r: random.Random) -> bytes:
 
 def large_ends(r: random.Random) -> bytes:
     """PyTorch writes the ends of large archives beside the usual one; some contradict it."""
-    data = bytearray(WHOLE["zip"])
+    data = bytearray(SOUND_FILES["zip"])
     for _ in range(r.choice([1, 1, 2])):
         i = len(data) - 1 - r.randrange(98)
         number = r.choice([*NUMBERS, 2**40, len(data) - 98, len(data) - 22]).to_bytes(8, "little")
@@ -348,18 +352,18 @@ def large_ends(r: random.Random) -> bytes:
 
 
 def surrounded(r: random.Random) -> bytes:
-    """Something before, after or within the end of what is sound, a whole file at times."""
-    data, form = WHOLE[(form := r.choice(FORMS))], form
-    other = saved(OTHER, r.choice(FORMS))
+    """A sound file with something before it, after it or in its end, at times another file."""
+    data, form = SOUND_FILES[(form := r.choice(FORMATS))], form
+    other = saved(OTHER_STATE, r.choice(FORMATS))
     piece = r.choice([b"\0", b"\n", bytes(512), r.choice(PIECES) + bytes(18), other, data, b"{}"])
-    if form == "zip" and r.random() < 0.5:  # as the comment, told or not
+    if form == "zip" and r.random() < 0.5:  # as the comment, with its true length or not
         length = struct.pack("<H", r.choice([len(piece) & 0xFFFF, 0, r.randrange(65536)]))
         return data[:-2] + length + piece
     return r.choice([piece + data, data + piece, data[:8] + piece + data[8:]])
 
 
 def wrapped(r: random.Random) -> bytes:
-    """Archives within archives, and what torch's oldest files had in them."""
+    """Archives within archives, and members of torch's oldest files."""
 
     def tar(names: Sequence[str], data: bytes) -> bytes:
         stream = io.BytesIO()
@@ -371,14 +375,14 @@ def wrapped(r: random.Random) -> bytes:
                 file.addfile(entry, io.BytesIO(data))
         return stream.getvalue()
 
-    data = r.choice([*WHOLE.values(), *PICKLES])
+    data = r.choice([*SOUND_FILES.values(), *PICKLES])
     oldest = ["pickle", "storages", "tensors", "x/data.pkl", "x/version"]
     for _ in range(r.randrange(1, 4)):
         name = r.choice(["x/data.pkl", "pickle", "flownet.pkl", "x/data/0"])
         data = r.choice([
             lambda data=data: tar(r.sample(oldest, r.randrange(1, 4)), data),
             lambda data=data, name=name: archive([Member(name, data)]),
-            lambda data=data: archive([Member("x/data.pkl", TABLE), Member("x/tar", data)]),
+            lambda data=data: archive([Member("x/data.pkl", SOUND_PICKLE), Member("x/tar", data)]),
             lambda data=data: data[:100] + tar(["pickle"], data)[100:],
             lambda data=data: legacy(r.choice(PICKLES)) + data,
         ])()  # fmt: skip
@@ -387,7 +391,7 @@ def wrapped(r: random.Random) -> bytes:
 
 def doubled_keys(r: random.Random) -> bytes:
     """A .safetensors header with names twice, in other spellings, orders and numbers."""
-    data = WHOLE["safetensors"]
+    data = SOUND_FILES["safetensors"]
     length = struct.unpack("<Q", data[:8])[0]
     header, rest = json.loads(data[8 : 8 + length]), data[8 + length :]
     items = [(json.dumps(key), dict(entry)) for key, entry in header.items()]
@@ -424,16 +428,22 @@ def doubled_keys(r: random.Random) -> bytes:
 
 @dataclass
 class Change:
-    """What happens to a file before so many reads of it; `data`: what is in it at first."""
+    """A change of a file while it is read.
+
+    Attributes:
+        data: The file's content at first.
+        reads: The number of the read before which the file changes.
+        apply: Changes the file at a path.
+    """
 
     data: bytes
     reads: int
-    what: Callable[[Path], None]
+    apply: Callable[[Path], None]
 
 
 def changing(r: random.Random) -> Change:
     """A sound file that shrinks, grows, is written over or replaced while it is read."""
-    data, other = WHOLE[r.choice(FORMS)], saved(OTHER, r.choice(FORMS))
+    data, other = SOUND_FILES[r.choice(FORMATS)], saved(OTHER_STATE, r.choice(FORMATS))
     size, place = r.choice([0, r.randrange(len(data)), len(data) - 1]), r.randrange(len(data))
 
     def write_over(path: Path) -> None:
@@ -445,11 +455,11 @@ def changing(r: random.Random) -> Change:
         path.with_name("other").write_bytes(other)
         os.replace(path.with_name("other"), path)
 
-    what = r.choice([
+    apply = r.choice([
         lambda path: os.truncate(path, size), lambda path: path.write_bytes(other),
         lambda path: os.truncate(path, len(data) + 999), Path.unlink, write_over, swap,
     ])  # fmt: skip
-    return Change(data, r.choice([1, 2, 3, 10, 50, 150]), what)
+    return Change(data, r.choice([1, 2, 3, 10, 50, 150]), apply)
 
 
 KINDS: tuple[Callable[[random.Random], bytes | Change], ...] = (
@@ -472,27 +482,28 @@ class ChangingFile(io.FileIO):
     def readinto(self, buffer: object) -> int:
         self._left -= 1
         if self._left == 0:
-            self._change.what(self._path)
+            self._change.apply(self._path)
         return super().readinto(buffer)
 
 
-def outcome(path: Path, change: Change | None = None) -> str:
-    """What became of loading a file; an AssertionError where that should not be."""
+def check_loading(path: Path, change: Change | None = None) -> str:
+    """Loads a file, as must end well: returns "loaded", "loaded here alone" or "refused"."""
     size = path.stat().st_size
     before = peak_memory(from_now=True)
-    faulthandler.dump_traceback_later(SECONDS, exit=True)
+    faulthandler.dump_traceback_later(TIME_LIMIT, exit=True)
     safe_read.open = (lambda path, mode: ChangingFile(path, change)) if change else open
     try:
         load_model(path, device="cpu")
         result = "loaded"
     except CheckpointError as error:
-        told = str(error).removeprefix(f"{path}: ")
-        assert len(told) < 700 and told.isprintable() and "eights only" not in told, told
+        message = str(error).removeprefix(f"{path}: ")
+        assert len(message) < 700 and message.isprintable(), message
+        assert "eights only" not in message, message
         result = "refused"
     finally:
         faulthandler.cancel_dump_traceback_later()
-    taken = peak_memory() - before
-    assert taken <= 2 * size + SLACK, f"took {taken / 1e6:.0f} MB"
+    memory = peak_memory() - before
+    assert memory <= 2 * size + EXTRA_MEMORY, f"took {memory / 1e6:.0f} MB"
     assert not Path(MARKER).exists(), "ran code"
     if result == "loaded" and not change and not loads_elsewhere(path):
         return "loaded here alone"
@@ -500,14 +511,14 @@ def outcome(path: Path, change: Change | None = None) -> str:
 
 
 def loads_elsewhere(path: Path) -> bool:
-    """Whether torch or safetensors load a file; AssertionError if something else."""
+    """Returns whether torch or safetensors load a file, which must give the same tensors."""
     ours = safe_read.read_tensors(path).tensors
     try:
         if path.read_bytes()[8:9] == b"{":
             theirs = load_file(path)
         else:
             theirs = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # whatever they don't like
+    except Exception:
         return False
     for wrapper in ("state_dict", "model"):
         theirs = theirs.get(wrapper, theirs)
@@ -536,9 +547,9 @@ def main() -> int:
     os.chdir(folder)
     path = folder / "x"
     print(f"seed {args.seed}; should this end early, the file that did it is {path}", flush=True)
-    for sound in (*WHOLE.values(), zipped(TABLE, STORAGES)):
+    for sound in (*SOUND_FILES.values(), zipped(SOUND_PICKLE, STORAGES)):
         path.write_bytes(sound)
-        assert outcome(path) == "loaded", "what is sound loads, and what is imported late, is"
+        assert check_loading(path) == "loaded", "what is sound loads, and what is imported late, is"
 
     counts, longest = collections.Counter(), collections.Counter()
     end = time.monotonic() + 60 * args.minutes
@@ -550,7 +561,7 @@ def main() -> int:
         path.write_bytes(change.data if change else case)
         start = time.monotonic()
         try:
-            counts[kind.__name__, outcome(path, change)] += 1
+            counts[kind.__name__, check_loading(path, change)] += 1
         except Exception as error:
             print(f"case {number}, {kind.__name__}: {type(error).__name__}: {error}")
             raise

@@ -1,12 +1,12 @@
-"""Ends runs at random moments, in every way a run can end, and looks at what they leave behind.
+"""Ends runs at random moments, in each possible manner, and checks what they leave behind.
 
     python -m tests.fuzz.random_ends [RUNS]
 
 Each run is a process of its own that interpolates a clip with sound over an existing file, on the
-CPU or as on a GPU (see `late_device`). RUNS times in each way it gets a signal, as the command
+CPU or as on a GPU (see `late_device`). RUNS times in each manner it gets a signal, as the command
 line, or an exception is raised somewhere in it. The file under the final name must be the old one
 or a whole new one; but for SIGKILL, nothing else may be left: no temporary file, thread or open
-file; and what SIGKILL leaves is swept by the next run. Linux only.
+file; and what SIGKILL leaves is removed by the next run. Linux only.
 """
 
 import contextlib
@@ -64,7 +64,7 @@ def run_command(weights: Path, clip: Path, out: Path) -> int:
 
 
 def run_and_fail(weights: Path, clip: Path, out: Path, *, place: str, calls: int) -> int:
-    """Interpolate, and raise Failure at the given number of calls of something."""
+    """Interpolates, and raises Failure after `calls` calls at that place."""
     left = count(calls, -1)
 
     def fail(*_: object) -> None:
@@ -115,11 +115,11 @@ def start(run: Callable[[], int], folder: Path, log: Path, is_late: bool) -> int
         with late() if is_late else contextlib.nullcontext():
             status = run()
         # The progress bar has a thread for all bars to come, and frames have workers for all runs.
-        known = type(threading.main_thread()), TMonitor
+        permanent = type(threading.main_thread()), TMonitor
         others = [
             thread
             for thread in threading.enumerate()
-            if not isinstance(thread, known) and not thread.name.startswith("frame worker")
+            if not isinstance(thread, permanent) and not thread.name.startswith("frame worker")
         ]
         assert not others, others
         gc.collect()
@@ -148,7 +148,7 @@ def frames_in(path: Path) -> int:
 
 def main(runs: int = 25) -> None:
     torch.set_num_threads(1)  # threads don't survive a fork
-    chance = random.Random(0)
+    rng = random.Random(0)
     outcomes: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         log, folder = Path(folder) / "log", Path(folder) / "clips"
@@ -164,42 +164,42 @@ def main(runs: int = 25) -> None:
             assert status == 0, log.read_text()
             whole[is_late] = time.monotonic() - begin
             assert frames_in(out) == OUTPUT
-        ways = [*SIGNALS, *PLACES]
-        for number, cause in enumerate(ways * runs):
-            is_late = bool(number // len(ways) % 2)
+        endings = [*SIGNALS, *PLACES]
+        for number, ending in enumerate(endings * runs):
+            is_late = bool(number // len(endings) % 2)
             out.write_bytes(OLD)
-            what = f"run {number} ({cause}{', late' if is_late else ''})"
-            if cause in SIGNALS:
+            label = f"run {number} ({ending}{', late' if is_late else ''})"
+            if ending in SIGNALS:
                 child = start(partial(run_command, weights, clip, out), folder, log, is_late)
                 begin = time.monotonic()
-                end = begin + chance.uniform(0, 1.05 * whole[is_late])
+                end = begin + rng.uniform(0, 1.05 * whole[is_late])
                 while time.monotonic() < end and is_running(child):
                     time.sleep(0.002)
                 if not is_running(child):  # machines are busy now and then
                     whole[is_late] = time.monotonic() - begin
-                for name in SIGNALS[cause]:
+                for name in SIGNALS[ending]:
                     os.kill(child, name)
-                    time.sleep(chance.uniform(0, 0.02))
+                    time.sleep(rng.uniform(0, 0.02))
             else:
-                calls = chance.randrange(FRAMES if cause == "reader" else OUTPUT)
-                run = partial(run_and_fail, weights, clip, out, place=cause, calls=calls)
+                calls = rng.randrange(FRAMES if ending == "reader" else OUTPUT)
+                run = partial(run_and_fail, weights, clip, out, place=ending, calls=calls)
                 child = start(run, folder, log, is_late)
             status = finish(child)
             is_old = out.read_bytes() == OLD
-            assert is_old or frames_in(out) == OUTPUT, f"{what}: half a file"
-            if cause != "kill":
-                assert status in (0, 1, 129, 130, 143), f"{what}: {status}\n{log.read_text()}"
-                told = log.read_text()
-                assert "Traceback" not in told and "Exception ignored" not in told, what + told
-                assert list(folder.iterdir()) in ([clip, out], [out, clip]), what
+            assert is_old or frames_in(out) == OUTPUT, f"{label}: half a file"
+            if ending != "kill":
+                assert status in (0, 1, 129, 130, 143), f"{label}: {status}\n{log.read_text()}"
+                output = log.read_text()
+                assert "Traceback" not in output and "Exception ignored" not in output, output
+                assert list(folder.iterdir()) in ([clip, out], [out, clip]), label
             elif len(list(folder.iterdir())) > 2:
                 outcomes["kill: left a temporary file"] += 1
                 run_command_again = partial(run_command, weights, clip, out)
                 assert finish(start(run_command_again, folder, log, is_late)) == 0, log.read_text()
-                assert sorted(folder.iterdir()) == [clip, out], f"{what}: not swept"
-            outcomes[f"{cause}: {'ended early' if is_old else 'whole'}"] += 1
-    for what, times in sorted(outcomes.items()):
-        print(f"{times:4} {what}")
+                assert sorted(folder.iterdir()) == [clip, out], f"{label}: not cleaned up"
+            outcomes[f"{ending}: {'ended early' if is_old else 'whole'}"] += 1
+    for outcome, times in sorted(outcomes.items()):
+        print(f"{times:4} {outcome}")
 
 
 if __name__ == "__main__":
