@@ -29,7 +29,7 @@ from rife import Network
 from rife.engine.engine import Engine
 from rife.engine.kernels import nvrtc_kernels
 from rife.engine.kernels.estimation import KernelEstimation, kernel_estimation
-from rife.engine.kernels.interface import BlockOutput, Kernels, load_kernels
+from rife.engine.kernels.interface import Kernels, RawBlockOutput, load_kernels
 from rife.engine.kernels.nvrtc import compiler
 from rife.inference.planner import BATCH, BATCH_PIXELS
 
@@ -205,7 +205,7 @@ def tensors_of(value: Any) -> Iterator[Tensor]:
     """Yields the tensors in a call's arguments or result."""
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, BlockOutput):
+    elif isinstance(value, RawBlockOutput):
         yield value.planes
     elif isinstance(value, dict):
         yield from tensors_of(list(value.values()))

@@ -23,7 +23,7 @@ from rife import interpolate
 from rife.engine.engine import Engine
 from rife.engine.kernels import nvrtc_kernels
 from rife.engine.kernels.estimation import kernel_estimation
-from rife.engine.kernels.interface import BlockInputLayout, BlockOutput, load_kernels
+from rife.engine.kernels.interface import BlockInputLayout, RawBlockOutput, load_kernels
 from rife.inference import cuda_device, kernel_choice
 from rife.inference.cuda_device import begin_download
 from rife.inference.cuda_pipeline import CudaPipeline
@@ -92,7 +92,7 @@ def random_outputs(name, kernels, batch=2):
         if kernels.pack_block_output:
             no_bias = planes.new_zeros(planes.shape[1])
             planes, shuffle = kernels.pack_block_output(planes, no_bias, shuffle), 1
-        outputs.append(BlockOutput(planes, shuffle, factor))
+        outputs.append(RawBlockOutput(planes, shuffle, factor))
     return outputs
 
 

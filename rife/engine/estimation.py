@@ -73,11 +73,11 @@ def average_orders(planes: Tensor) -> tuple[Tensor, Tensor]:
 class Estimation:
     """The motion between two frames, estimated block by block.
 
-    For each block an engine calls `run_first_convolution`, runs the block's body itself, turns its
-    output into a block output by `read_output` and adds that by `add_output`; then `finish`.
+    For each block, an engine calls `run_first_convolution`, then the block's body, `read_output`
+    and `add_output`; at the end, `finish`.
 
-    Subclasses may replace the class attributes, which are functions of `kernels.interface.Kernels`
-    or None.
+    The class attributes below are None, or functions of `kernels.interface.Kernels`, which replace
+    what torch would do.
 
     Args:
         frames: The first and the second frames.
@@ -118,6 +118,8 @@ class Estimation:
         Returns:
             The convolution's output, (B, c, h, w), of the given order and, if wanted, of the other.
         """
+        # Each strip goes through the same buffers. Above its rows they hold the halo: rows of the
+        # strip before or, at the top, the convolution's padding.
         height, width = (side // scale for side in self.frames[0].image_and_features.shape[2:])
         layers, halo = convolution.layers[: 1 + both_orders], convolution.halo
         weight = layers[0].weight
@@ -135,7 +137,7 @@ class Estimation:
             buffer[:, :, :halo] = 0
         outputs: list[list[Tensor]] = []
         for start, stop in strips:
-            if start:  # the last rows of the strip before are the first ones of this
+            if start:
                 for buffer in buffers:
                     buffer[:, :, :halo] = buffer[:, :, strip_rows : strip_rows + halo]
             inputs = [buffer[:, :, : halo + stop - start] for buffer in buffers]
@@ -152,8 +154,7 @@ class Estimation:
                     parts["time"][:, :, 0 if start else halo :] = times
                 outputs[-1].append(layer(inputs, (1 - halo, 1)))
         return [
-            torch.cat(strips, 2) if len(strips) > 1 else strips[0]
-            for strips in zip(*outputs, strict=True)
+            torch.cat(rows, 2) if len(rows) > 1 else rows[0] for rows in zip(*outputs, strict=True)
         ]
 
     def _gather_block_input(
@@ -161,7 +162,12 @@ class Estimation:
     ) -> None:
         """Writes rows of the input at `scale`, but for the timestep.
 
-        parts: Those of FirstConvolution, (B, channels, stop - start, w) each.
+        Args:
+            parts: The parts of the input (see FirstConvolution), (B, channels, stop - start, w)
+                each, which are written to.
+            scale: How many times smaller than the frames the input is.
+            start: The first row.
+            stop: The row to stop before.
         """
         for i, frame in enumerate(self.frames):
             if f"unwarped{i}" in parts:

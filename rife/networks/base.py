@@ -24,8 +24,8 @@ class PreparedFrames:
             kernels uses the network's dtype, and adds channels of zeros. H and W are multiples of
             `Network.side_multiple`.
         pyramid: The refine module's features of each frame, from fine to coarse; may be empty.
-        index: If given, (B,) integers: the batch is those of the frames in the tensors, which
-            hold others too. This spares a copy.
+        index: (B,) integers, which of the frames in the tensors make up the batch; None: all of
+            them. An index spares a copy.
     """
 
     image_and_features: Tensor
@@ -165,8 +165,8 @@ class Network(nn.Module):
 
     #: Name and generation, for people.
     version: str
-    #: Whether it makes frames at any timestep in (0, 1), or only the midpoint (then others are made
-    #: by recursion).
+    #: Whether it makes frames at any timestep in (0, 1), or only the midpoint, from which others
+    #: are made by recursion.
     any_timestep: ClassVar[bool] = True
     #: Scale factors of the blocks, coarse to fine.
     scales: tuple[int, ...]
@@ -177,18 +177,18 @@ class Network(nn.Module):
     inputs: Mapping[str, int]
     #: Whether each block's mask is added to the one before, or replaces it.
     adds_masks: bool = True
-    #: Whether `needs_doubled_scales` has to be asked after block 1, and followed: then blocks 0 and
-    #: 1 start again with all scales doubled.
+    #: Whether blocks 0 and 1 have to run again, with all scales doubled, where
+    #: `needs_doubled_scales` is true for what block 1 adds to the flow.
     can_double_scales: bool = False
     #: Pixels of flow beyond which scales are doubled.
     doubling_threshold: float = math.inf
-    #: What can be switched on, of "ensemble" and "refine" (see `motion`) ...
+    #: Which of "ensemble" and "refine" (see `motion`) can be switched on.
     options: frozenset[str] = frozenset()
-    #: ... and what is part of this network, switched on or not.
+    #: Which of them are always on.
     built_in: frozenset[str] = frozenset()
-    #: Working memory of a pair at its peak, bytes per pixel, measured in float32 ...
+    #: Bytes of working memory per pixel that a pair takes at its peak, measured in float32.
     bytes_per_pixel: int
-    #: ... and what `refine` adds to it, where that is an option.
+    #: What `refine` adds to that, where it is an option.
     refine_bytes_per_pixel: int = 0
     #: Parts of the state dict that only training needs; checkpoints may have them or not.
     training_only: ClassVar[tuple[str, ...]] = ("block_tea.", "teacher.", "caltime.")

@@ -16,11 +16,11 @@ from ...networks.base import PreparedFrames
 from ...networks.warp import at_least_float32
 from ..blocks import FirstConvolution
 from ..estimation import Estimation, average_orders
-from .interface import BlockInputLayout, BlockOutput, Kernels, load_kernels
+from .interface import BlockInputLayout, Kernels, RawBlockOutput, load_kernels
 
 
 @dataclass(frozen=True)
-class _EstimationOutput(BlockOutput):
+class _EstimationOutput(RawBlockOutput):
     """A block's output with what the estimate needs of it beside what kernels do.
 
     Attributes:

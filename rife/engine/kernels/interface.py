@@ -19,7 +19,7 @@ VARIABLE = "RIFE_KERNELS"
 
 
 @dataclass(frozen=True)
-class BlockOutput:
+class RawBlockOutput:
     """A block's output as its last layer gives it.
 
     Attributes:
@@ -67,7 +67,7 @@ class Kernels(Protocol):
         frames: Tensor,
         indices: tuple[Tensor, Tensor],
         times: Tensor,
-        outputs: Sequence[BlockOutput],
+        outputs: Sequence[RawBlockOutput],
         layout: BlockInputLayout,
         *,
         adds_masks: bool,
@@ -90,7 +90,7 @@ class Kernels(Protocol):
         self,
         images: Tensor,
         indices: tuple[Tensor, Tensor],
-        outputs: Sequence[BlockOutput],
+        outputs: Sequence[RawBlockOutput],
         size: tuple[int, int],
         *,
         adds_masks: bool,
@@ -111,7 +111,7 @@ class Kernels(Protocol):
         """
 
     def full_size_motion(
-        self, outputs: Sequence[BlockOutput], size: tuple[int, int], *, adds_masks: bool
+        self, outputs: Sequence[RawBlockOutput], size: tuple[int, int], *, adds_masks: bool
     ) -> Tensor:
         """Returns (B, 5, height, width) float32: flow in pixels and the mask before its sigmoid.
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..blocks import round_up
-from .interface import BlockInputLayout, BlockOutput
+from .interface import BlockInputLayout, RawBlockOutput
 from .nvrtc import KernelLauncher
 
 #: Threads of a block of threads, one for each pixel. Those of a row access neighbouring memory.
@@ -55,7 +55,7 @@ def gather_block_input(
     frames: Tensor,
     indices: tuple[Tensor, Tensor],
     times: Tensor,
-    outputs: Sequence[BlockOutput],
+    outputs: Sequence[RawBlockOutput],
     layout: BlockInputLayout,
     *,
     adds_masks: bool,
@@ -75,7 +75,7 @@ def gather_block_input(
 def render_frames(
     images: Tensor,
     indices: tuple[Tensor, Tensor],
-    outputs: Sequence[BlockOutput],
+    outputs: Sequence[RawBlockOutput],
     size: tuple[int, int],
     *,
     adds_masks: bool,
@@ -92,7 +92,7 @@ def render_frames(
 
 
 def full_size_motion(
-    outputs: Sequence[BlockOutput], size: tuple[int, int], *, adds_masks: bool
+    outputs: Sequence[RawBlockOutput], size: tuple[int, int], *, adds_masks: bool
 ) -> Tensor:
     planes = outputs[0].planes
     motion = torch.empty(len(planes), 5, *size, device=planes.device)
@@ -139,7 +139,7 @@ def _launch(
     size: tuple[int, int, int],
     pointers: Sequence[Tensor | None],
     numbers: Sequence[int],
-    outputs: Sequence[BlockOutput] = (),
+    outputs: Sequence[RawBlockOutput] = (),
 ) -> None:
     """Launches a kernel with one thread for each pixel of what it writes.
 

@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .interface import BlockInputLayout, BlockOutput
+from .interface import BlockInputLayout, RawBlockOutput
 
 if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):
     raise ImportError(f"Triton {triton.__version__} is too old: the kernels need 3.3")
@@ -314,7 +314,7 @@ def _finish_convolution(
     tl.store(y + i, value.to(y.dtype.element_ty), mask=inside)
 
 
-def _output_arguments(outputs: Sequence[BlockOutput]) -> dict:
+def _output_arguments(outputs: Sequence[RawBlockOutput]) -> dict:
     """The blocks' outputs as the kernels take them."""
     return {
         "outputs": tuple(x.planes.permute(0, 2, 3, 1) for x in outputs),
@@ -326,7 +326,7 @@ def gather_block_input(
     frames: Tensor,
     indices: tuple[Tensor, Tensor],
     times: Tensor,
-    outputs: Sequence[BlockOutput],
+    outputs: Sequence[RawBlockOutput],
     layout: BlockInputLayout,
     *,
     adds_masks: bool,
@@ -348,7 +348,7 @@ def gather_block_input(
 def render_frames(
     images: Tensor,
     indices: tuple[Tensor, Tensor],
-    outputs: Sequence[BlockOutput],
+    outputs: Sequence[RawBlockOutput],
     size: tuple[int, int],
     *,
     adds_masks: bool,
@@ -367,7 +367,7 @@ def render_frames(
 
 
 def full_size_motion(
-    outputs: Sequence[BlockOutput], size: tuple[int, int], *, adds_masks: bool
+    outputs: Sequence[RawBlockOutput], size: tuple[int, int], *, adds_masks: bool
 ) -> Tensor:
     height, width = size
     planes = outputs[0].planes
