@@ -1,4 +1,4 @@
-"""Files that are damaged, cut short or no videos, and runs that fail."""
+"""Files that are damaged, cut short or no videos are clear errors; failed runs leave nothing."""
 
 import logging
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""What a terminal is given."""
+"""What the terminal gets: printable text, a progress bar, and whole lines beside it."""
 
 import contextlib
 import io

@@ -1,5 +1,5 @@
-"""What only a GPU can show: that graphs, streams and kernels make the same frames there, how exact
-they are in 16 bits, and that memory comes back."""
+"""What only a GPU can show: the same frames from graphs, streams and kernels, how exact 16 bits
+are, and memory that comes back."""
 
 import gc
 import random
@@ -42,7 +42,7 @@ def clip(count, height=96, width=150, seed=1):
 
 @pytest.fixture
 def counted(monkeypatch):
-    """The graphs that are captured."""
+    """A list that grows with each captured graph."""
     graphs, capture = [], cuda_device.CudaDevice.capture_graph
 
     def counting(self, work):

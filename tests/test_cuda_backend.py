@@ -1,5 +1,4 @@
-"""Slots, graphs and streams, on a device that does everything as late as it may; and, where there
-is one, a GPU."""
+"""The CUDA backend on a device that does all work as late as it may (see `late_device`)."""
 
 import gc
 import logging
@@ -244,7 +243,7 @@ def test_a_graph_that_does_something_else_is_not_replayed(caplog):
 
 
 def test_waiting_is_noticed_by_the_late_device():
-    """Else the tests above would say nothing about it."""
+    """Without this, the tests above would show nothing about waiting."""
     for wait in (lambda x: bool(x.any()), lambda x: x.item(), lambda x: torch.tensor([1.0, 2.0])):
         with pytest.raises(RuntimeError, match="capturing"):
             LateDevice().capture_graph(lambda wait=wait: wait(torch.ones(1)))
@@ -252,7 +251,7 @@ def test_waiting_is_noticed_by_the_late_device():
 
 @pytest.mark.parametrize("missing", [None, "uploads", "compute", "downloads"])
 def test_a_missing_wait_is_noticed_by_the_late_device(missing):
-    """Likewise: where one of the streams does not wait for the others, frames are wrong."""
+    """If one of the streams does not wait for the others, frames come out wrong."""
     model, frames = network("head"), list(clip(14))
     wanted = interpolate(model, torch.stack(frames), options=ALL)[1::2]
     worst = 0.0
@@ -276,7 +275,7 @@ def test_a_missing_wait_is_noticed_by_the_late_device(missing):
 
 @pytest.fixture
 def new_pipelines(monkeypatch):
-    """Those that are made, by weak references."""
+    """Weak references to the pipelines that are built."""
     created = []
 
     def remembered(*args):
@@ -289,7 +288,7 @@ def new_pipelines(monkeypatch):
 
 
 def stop_after(calls):
-    """A cancel that is asked so often."""
+    """A `cancel` function that returns True once it has been called so often."""
     asked = count(1)
     return lambda: next(asked) > calls
 
@@ -422,7 +421,7 @@ def test_a_device_that_fails_at_the_end_is_said_hides_no_error_and_keeps_nothing
 
 
 def test_calls_are_full_whatever_the_multiplier(monkeypatch):
-    """The last one, too, which would be another shape to set up."""
+    """The last call too: another shape would have to be set up."""
     jobs, sizes, make, made = [], [], CudaPipeline.render, CudaPipeline._call_network
     monkeypatch.setattr(
         "rife.inference.cuda_pipeline.CudaPipeline.render",
@@ -492,7 +491,7 @@ def test_frames_are_asked_for_in_the_caller_s_mode():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
 def test_frames_made_of_made_ones_take_the_same_slots(new_pipelines, dtype):
-    """Though these have other dtypes than the user's."""
+    """Although their dtype is not that of the user's frames."""
     model = network("halves").bfloat16()
     frames = (255 * clip(5)).byte() if dtype == torch.uint8 else clip(5)
     with late():
@@ -562,7 +561,7 @@ def test_files_take_the_same_way(clips, tmp_path):
 
 @pytest.mark.slow
 def test_two_hundred_runs_of_all_kinds_leave_nothing_and_mix_nothing_up():
-    """Each starts from what those before it left."""
+    """Each run starts from what the runs before it left."""
     models = [network(name) for name in SMALL_NETWORKS]
     order = random.Random(0)
     wanted = {}
@@ -590,7 +589,7 @@ def test_two_hundred_runs_of_all_kinds_leave_nothing_and_mix_nothing_up():
 
 
 class Nowhere(LateDevice):
-    """Whose memory holds nothing: to read a number, or to mix in the CPU's memory, is an error."""
+    """A device whose memory holds no values: to read one or to use the CPU's memory is an error."""
 
     device = torch.device("meta")
 
@@ -624,7 +623,7 @@ def test_no_network_waits_for_the_device_or_computes_beside_it(name):
 
 
 def test_waiting_and_mixing_are_errors_nowhere():
-    """Else the test above would say nothing."""
+    """Without this, the test above would show nothing."""
     for work in (lambda x: bool(x.any()), lambda x: x + torch.ones(2), lambda x: x[x > 0]):
         with pytest.raises((RuntimeError, NotImplementedError)):
             work(torch.ones(2, device="meta"))

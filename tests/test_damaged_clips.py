@@ -1,4 +1,4 @@
-"""Files that are damaged at random: a few of what `tests.fuzz.clips` tries for hours."""
+"""Randomly damaged clips: a few of the cases that `tests.fuzz.clips` tries for hours."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""`python -m rife doctor`: what is well, and what isn't."""
+"""`python -m rife doctor` reports what works and what does not."""
 
 import shutil
 import subprocess
@@ -20,7 +20,7 @@ from .support.command_line import run_rife
 
 @pytest.fixture
 def models(tmp_path: Path, weights: Callable[[str], Path]) -> Path:
-    """A folder with v4.0."""
+    """A folder that holds v4.0."""
     folder = tmp_path / "models"
     folder.mkdir()
     shutil.copyfile(weights("v4.0"), folder / "some.pkl")
@@ -28,7 +28,7 @@ def models(tmp_path: Path, weights: Callable[[str], Path]) -> Path:
 
 
 def line(report: str, name: str) -> str:
-    """The text beside a name."""
+    """The rest of the report line that begins with `name`."""
     (text,) = (row.strip().removeprefix(name).strip() for row in report.splitlines()
                if row.strip().startswith(f"{name} "))  # fmt: skip
     return text
@@ -48,7 +48,7 @@ def test_all_is_well(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_self_tests_frames_are_no_mere_average() -> None:
-    """Else it would prove nothing of warps."""
+    """Averaged frames would show nothing about warping."""
     network = doctor._random_network()
     images = torch.rand(2, 1, 3, doctor.HEIGHT, doctor.WIDTH)
     motion = network.motion(*map(network.prepare, images))

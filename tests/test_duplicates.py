@@ -54,7 +54,7 @@ def test_a_change_in_a_small_part_is_no_repeat(bikes):
 
 
 def keys(lengths):
-    """[(number of the run, place)] for runs of equal frames of these lengths."""
+    """Re-times runs of equal frames of these lengths: [(number of the run, time)]."""
     frames, place = [], Fraction(0)
     for run, length in enumerate(lengths):
         for k in range(length):

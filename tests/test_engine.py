@@ -1,4 +1,5 @@
-"""The engine does what the network does: every family, every v4 row, all options and scales."""
+"""The engine computes what the plain network does: every family, every v4 row, all options and
+scales."""
 
 from fractions import Fraction
 from itertools import islice
@@ -115,7 +116,7 @@ def psnr(frame, true):
     ("version", "options"), [("v3.5", {}), ("v3.8", {}), ("v4.0", {}), ("v4.0", {"refine": True})]
 )
 def test_real_frames_are_as_good_in_float32_and_bfloat16(clips, weights, version, options):
-    """Against the frame that was left out."""
+    """Measured against the real frame that was left out."""
     network = load_model(weights(version), "cpu")
     half = load_model(weights(version), "cpu", torch.bfloat16)
     gains = {"float32": [], "bfloat16": []}

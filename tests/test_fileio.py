@@ -1,4 +1,4 @@
-"""Output that is whole under its final name or not there at all."""
+"""An output appears whole under its final name, or not at all."""
 
 import os
 import pydoc
@@ -275,9 +275,8 @@ def test_interrupts_in_the_last_steps_leave_the_new_output_and_nothing_else(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on file size")
 def test_a_disk_without_room_is_a_clear_error_and_leaves_nothing(tmp_path):
-    """Under a limit on file size, which shows itself as a full disk does: a part is written, and
-    then an error comes, for some outputs only when they are closed.
-    """
+    """A limit on file size stands in for a full disk: some data is written before the error comes,
+    for some outputs only when they are closed."""
     names = ["out.mp4", "out.mkv", "out.webm", "out.webp", "out.apng", "out.gif", "out"]
     script = """
         import resource, signal, sys

@@ -1,4 +1,4 @@
-"""Weights that a dtype can't hold, and frames of NaN: neither is passed on without a word."""
+"""Weights that a dtype cannot hold, and frames of NaN, are errors and never pass unnoticed."""
 
 import re
 from dataclasses import replace
@@ -46,14 +46,14 @@ def state(name="plain", **changes):
 
 
 def network(name="plain", gain=1e20):
-    """A network whose weights are finite, and what it makes of them is not."""
+    """A network whose weights are finite, but whose results are not."""
     model = NETWORKS[name]().eval()
     model.load_state_dict({key: tensor * gain for key, tensor in state(name).items()})
     return model
 
 
 def flow_is_lost():
-    """A network whose flow alone is infinite: its frames look like frames."""
+    """A network whose flow is infinite, while its frames look like frames."""
     model = NETWORKS["plain"]().eval()
     model.load_state_dict(state())
     with torch.no_grad():
@@ -81,7 +81,7 @@ TOO_LARGE = {
 
 @pytest.fixture(params=TOO_LARGE)
 def large(request, tmp_path):
-    """A file with a tensor that is finite in it, but not in a dtype, and that dtype."""
+    """(file, dtype): a tensor in the file is finite there, but not in that dtype."""
     dtype, factor = TOO_LARGE[request.param]
     kind = torch.float64 if dtype == torch.float32 else torch.float32
     tensor = torch.full(state()[WEIGHT].shape, 0.1, dtype=torch.float64) * factor
@@ -178,7 +178,7 @@ def test_flow_that_is_not_finite_is_an_error_though_the_frame_looks_like_one():
 
 
 def test_the_frame_is_named_and_those_before_it_are_not_lost():
-    """Of a dark clip the network makes something; of bright frames, no numbers."""
+    """The network gives numbers for dark frames, and none for bright ones."""
     model = NETWORKS["plain"]().eval()
     weights = {key: torch.zeros_like(x) if "bias" in key else x for key, x in state().items()}
     weights["block3.conv0.0.0.weight"][:, 6:] = 0  # what isn't colours

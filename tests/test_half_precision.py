@@ -24,7 +24,7 @@ def rounded(x):
 
 @pytest.fixture
 def emulated(monkeypatch):
-    """emulated(model, frames): what `interpolate` gives, in float16."""
+    """emulated(model, frames): the result of `interpolate` in emulated float16."""
 
     def fuse_and_round(network, finish):
         fused = fuse_layers(network, finish)

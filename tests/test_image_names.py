@@ -1,4 +1,4 @@
-"""The order in which a folder's images are read, and what is said of their names."""
+"""The order in which a folder's images are read, and the notes about their names."""
 
 import random
 from pathlib import Path
@@ -9,7 +9,7 @@ from rife.media.image_names import order_images
 
 
 def order(*names):
-    """The names of each sequence, and the notes; the folder lists its files in any order."""
+    """The names of each sequence, and the notes. The files are listed in a random order."""
     files = [Path(name) for name in names]
     random.Random(0).shuffle(files)
     sequences, notes = order_images(files)

@@ -1,4 +1,4 @@
-"""Folders of images and animated pictures, in and out."""
+"""Folders of images and animations as input and output."""
 
 import itertools
 import os
@@ -25,7 +25,8 @@ SIZE = 24, 16  # width, height
 
 
 def picture(index, mode="RGB"):
-    """A gradient with a square that moves by two pixels an image; RGBA: a hole in its place."""
+    """A gradient with a square that moves by two pixels per image; in RGBA the square is
+    transparent."""
     array = np.zeros((SIZE[1], SIZE[0], len(mode)), np.uint8)
     array[..., 0] = np.arange(SIZE[0]) * 8
     array[..., 1] = np.arange(SIZE[1])[:, None] * 12
@@ -52,7 +53,7 @@ def folder_of(path, count=3, **options):
 
 
 def copy(source, target, frame_rate=None, period=Fraction(1, 24)):
-    """Write every frame as it is read; period: of the images of a folder."""
+    """Writes every frame as it is read. period: seconds per image of a folder."""
     if not target.suffix:
         target.mkdir()
     with (
@@ -70,7 +71,7 @@ def frames_of(path):
 
 
 def delays(path):
-    """Durations in the file, in ms, read by Pillow."""
+    """The durations in the file in milliseconds, read by Pillow."""
     with Image.open(path) as image:
         durations = []
         for index in range(image.n_frames):
@@ -518,7 +519,7 @@ def test_a_gif_beyond_50_frames_a_second_is_refused_up_front(tmp_path):
 
 @pytest.mark.parametrize(("suffix", "shortest"), [("gif", 20), ("webp", 1), ("apng", 1)])
 def test_of_frames_too_close_to_be_shown_the_last_is(tmp_path, caplog, suffix, shortest):
-    """Work isn't lost for one of them, and the clip lasts as long."""
+    """The run goes on, and the clip keeps its length."""
     with (
         open_reader(folder_of(tmp_path / "in")) as reader,
         create_writer(tmp_path / f"out.{suffix}", reader, Fraction(20)) as writer,
@@ -535,7 +536,7 @@ def test_of_frames_too_close_to_be_shown_the_last_is(tmp_path, caplog, suffix, s
 @pytest.mark.parametrize("suffix", ["gif", "webp", "apng"])
 @pytest.mark.parametrize("seconds", [Fraction(655), 1000, 300, 70000, Fraction(1, 3), "70.001"])
 def test_long_frames_last_as_long_as_they_should(tmp_path, suffix, seconds):
-    """Longer than a format's numbers, too."""
+    """Also where the duration exceeds the numbers of the format."""
     seconds = Fraction(seconds)
     copy(folder_of(tmp_path / "in"), tmp_path / f"out.{suffix}", period=seconds)
     total = sum(frame.duration for frame in frames_of(tmp_path / f"out.{suffix}"))
@@ -587,7 +588,7 @@ def test_a_damaged_animation_is_refused_at_the_start(tmp_path, suffix):
 
 @pytest.mark.parametrize("damage", ["a hole", "an end"])
 def test_frames_that_a_damaged_gif_lost_are_said(tmp_path, caplog, damage):
-    """Pillow takes what follows such a place for no part of the file."""
+    """Pillow ignores everything after such a place."""
     path = animation(tmp_path / "in.gif", [100] * 6)
     with open_reader(path) as reader:
         assert not reader.damage
@@ -601,7 +602,7 @@ def test_frames_that_a_damaged_gif_lost_are_said(tmp_path, caplog, damage):
 
 
 def test_written_animations_are_well_formed(tmp_path):
-    """Sizes and counts that lenient readers don't look at."""
+    """Checks sizes and counts that lenient readers ignore."""
     source = folder_of(tmp_path / "in", 3)
     webp = copy(source, tmp_path / "out.webp").read_bytes()
     assert struct.unpack_from("<I", webp, 4)[0] == len(webp) - 8

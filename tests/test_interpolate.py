@@ -1,4 +1,4 @@
-"""The loop from frames to denser frames, with real weights."""
+"""`interpolate` and `interpolate_stream` with real weights."""
 
 import math
 from dataclasses import replace
@@ -35,7 +35,7 @@ def bikes(clips):
 
 
 def counted(monkeypatch):
-    """A list that gets how many frames each call of the network makes."""
+    """A list to which each call of the network adds the number of frames that it renders."""
     calls, plain = [], Engine.motion
 
     def motion(engine, first, *args, **options):
@@ -99,7 +99,7 @@ def test_grey_is_the_same_as_rgb_of_equal_channels(v40, bikes):
 
 
 def test_alpha_moves_with_the_colours(v40, bikes):
-    """An alpha that is the green channel stays it: both are warped and blended by one flow."""
+    """An alpha channel that equals the green one still does: one flow warps and blends both."""
     frames = torch.cat((bikes[:2], bikes[:2, ..., 1:2]), dim=-1)
     out = interpolate(v40, frames)
     assert (out[1, ..., 3] - out[1, ..., 1]).abs().max() < 1e-6
@@ -115,7 +115,7 @@ def test_a_still_costs_no_network_run_and_is_the_frame_itself(v40, bikes, monkey
 
 
 def test_borders_are_not_darkened_by_the_padding(v40, v38):
-    """White frames whose sides are no multiple of anything stay white to the edge."""
+    """White frames of odd sizes stay white up to the edge."""
     frames = torch.ones(2, 70, 90, 3)
     frames[1, 30:40, 40:50] = 0.99  # not the same frame twice
     for model in (v40, v38):
@@ -366,7 +366,7 @@ def test_frames_on_twos_move_evenly_when_asked(v40, bikes):
 
 
 def test_a_cut_on_twos_stays_where_it_is(v40, spliced):
-    """Re-timing ends with the shot: the last repeat is held to the cut's middle, no longer."""
+    """Re-timing ends with the shot: the last repeat is held until the middle of the cut."""
     on_twos = spliced.repeat_interleave(2, 0)
     out = interpolate(v40, on_twos, 4, Options(duplicates=True))
     assert (out[:9:4] - interpolate(v40, spliced[:2], 2)).abs().max() < 1e-4
@@ -421,7 +421,7 @@ def test_options_that_a_network_lacks_are_refused(v38):
 
 @pytest.mark.parametrize("make", [lambda network: network, Engine])
 def test_v40_decides_about_doubled_scales_for_each_pair_alone(make):
-    """A batch with one pair of huge motion gives what each pair gives on its own."""
+    """A batch that contains one pair of huge motion gives what each pair gives alone."""
     network = IFNet_v4(VERSIONS["v4.0 - v4.1"]).eval()
     network.load_state_dict(seeded_state(network, gain=2.5))
     far = seeded_images(64, 64)

@@ -1,4 +1,4 @@
-"""Clips on disk to clips on disk: rates, times, sound and length."""
+"""`interpolate_file`: rates, times, sound and length of the clips it writes."""
 
 import math
 import subprocess
@@ -31,7 +31,7 @@ def times(path):
 
 
 def sound(path):
-    """The sound's packets, and when it starts and ends, in seconds."""
+    """The sound's packets, and the times in seconds of the first and the last."""
     with av.open(str(path)) as container:
         packets = [p for p in container.demux(audio=0) if p.size]
         starts = [p.pts * p.time_base for p in packets]
@@ -65,7 +65,7 @@ def test_any_rate_becomes_any_other_in_sync(model, tmp_path, source, target, suf
 
 
 def test_originals_stay_in_the_places_that_rounded_times_give_them(model, tmp_path):
-    """Matroska's milliseconds don't make frame 2 of 24 a second other than frame 5 of 60."""
+    """Although Matroska rounds to milliseconds, frame 2 of 24 per second is frame 5 of 60."""
     clip, out = tmp_path / "in.mkv", tmp_path / "out"
     write_clip(clip, count=13, rate=24, codec="ffv1", options={}, pixel_format="bgr0")
     interpolate_file(model, clip, out, Timeline(frame_rate=Fraction(60)))
@@ -172,7 +172,7 @@ def test_a_run_may_end_at_any_moment_and_leaves_nothing_half():
 
 
 def stills(path, durations, size=(64, 48)):
-    """A GIF or APNG of a disc that moves, its frames shown for so many milliseconds."""
+    """Writes a GIF or APNG of a moving disc; each frame is shown for so many milliseconds."""
     pictures = []
     for index in range(len(durations)):
         picture = Image.new("RGB", size, "navy")
@@ -183,7 +183,7 @@ def stills(path, durations, size=(64, 48)):
 
 
 def shown(path):
-    """How long each frame of an animation, or of a video, is shown, in milliseconds."""
+    """How long each frame of an animation or a video is shown, in milliseconds."""
     if path.suffix == ".mp4":
         with av.open(str(path)) as container:
             stream = container.streams.video[0]

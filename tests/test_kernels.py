@@ -65,7 +65,7 @@ LANGUAGES = [pytest.param("triton", marks=pytest.mark.slow), ONLY_NVRTC]
 
 @pytest.fixture(params=LANGUAGES)
 def language(request, monkeypatch):
-    """What the kernels are written in."""
+    """The language of the kernels."""
     if request.param == "triton":
         pytest.importorskip("triton", reason="Triton is for Linux")
     if DEVICE == "cpu" and request.param == "triton":
@@ -271,7 +271,7 @@ def test_activations_are_those_of_plain_torch(kernels, dtype, slopes, residual):
 
 @pytest.fixture(autouse=True)
 def exact_convolutions(monkeypatch):
-    """On GPUs they may be in TF32, which errs more than the kernels do."""
+    """On GPUs convolutions may use TF32, whose error is larger than that of the kernels."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
@@ -434,7 +434,7 @@ def test_all_kernels_of_all_kinds_of_networks_compile_for_gpus():
 
 @pytest.fixture(scope="module")
 def variants():
-    """The kernels in CUDA C of all networks."""
+    """The CUDA C kernels of all networks."""
     return kernel_variants(seeded_network(name).half() for name in NETWORKS)
 
 

@@ -1,4 +1,4 @@
-"""Fused layers against the modules that they are result of."""
+"""Fused layers compute what the modules do from which they are built."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_transposed_convolutions(dtype, channels, planes, shuffle):
 
 @pytest.mark.parametrize("planes", [1, 2, 5])
 def test_what_a_compiled_kernel_reads_lies_in_one_piece(planes):
-    """A bias that repeats one number can be a view of it, and what lies after is anything."""
+    """A bias that repeats one number could be a view; a kernel would read what lies after it."""
     layer = UpsamplingConvolution(nn.ConvTranspose2d(8, planes, 4, 2, 1)).layer
     assert layer.bias.is_contiguous()
     assert layer.weight.is_contiguous(memory_format=torch.channels_last)

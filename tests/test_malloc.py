@@ -1,4 +1,4 @@
-"""What the run of a clip does to the process's heap, each in a process of its own."""
+"""What a run does to the heap of its process; each test runs one in a process of its own."""
 
 import platform
 import subprocess
@@ -63,7 +63,7 @@ def test_whoever_has_set_the_heap_up_is_left_alone():
 
 
 def test_results_ask_for_large_pages():
-    """Which pages a memory may have is the kernel's to say: `hg` among a mapping's flags."""
+    """The kernel shows which pages a mapping may have: `hg` among its flags."""
     frames = malloc.empty((9, 480, 720, 3), torch.float32, torch.device("cpu"))
     assert frames.shape == (9, 480, 720, 3) and frames.dtype == torch.float32
     middle = frames.data_ptr() + frames.nbytes // 2

@@ -1,4 +1,4 @@
-"""NVRTC: where it is, its errors in words, what it compiled kept on disk; all without a GPU."""
+"""NVRTC is found, its errors become one line, and compiled kernels are kept on disk."""
 
 import logging
 import os
@@ -165,7 +165,7 @@ def test_the_library_of_torchs_cuda_is_looked_for_beside_it_first(
 
 
 def test_compiled_code_is_what_was_kept(compiler, tmp_path):
-    """Bytes that look like the ends of its parts, too."""
+    """Also if it contains the bytes that separate the parts of the file."""
     compiled = Compiled(b"name", b"\n\n\x00\n")
 
     class Compiler:

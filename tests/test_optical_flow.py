@@ -1,4 +1,4 @@
-"""Flow as colours: the wheel of Baker et al. (2007), as other tools show it."""
+"""Flow as colours: the wheel of Baker et al. (2007), as other tools draw it."""
 
 import math
 

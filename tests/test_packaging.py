@@ -1,4 +1,4 @@
-"""What users install: the archive of the Comfy registry, and what pyproject.toml says of it."""
+"""What users install: the archive of the Comfy registry, and what pyproject.toml says about it."""
 
 import inspect
 import re
@@ -95,7 +95,7 @@ def test_the_archive_is_small(in_git: None) -> None:
 def test_the_pack_loads_from_the_archive_under_any_name_and_disturbs_nothing(
     in_git: None, tmp_path: Path
 ) -> None:
-    """Nothing heavy is imported, no top-level name taken, no path changed, no thread started."""
+    """No heavy import, no top-level name taken, no path changed, no thread started."""
     folder = archive.install(tmp_path / "any name-1.0")
     code = f"""
 import asyncio, importlib.util, sys, threading

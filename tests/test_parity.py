@@ -244,7 +244,7 @@ ROWS = [
     ],
 )
 def test_v4_networks_agree_with_vsrife(oracle, version, size):
-    """Parameters come from the tensors alone; every option, scale and timestep agrees."""
+    """The parameters are read off the tensors; every option, scale and timestep agrees."""
     package("vsrife5", oracle("5.7.0") / "vsrife")
     module = importlib.import_module(f"vsrife5.IFNet_HDv3_v{version.replace('.', '_')}")
     state = seeded_state(module.IFNet(), gain=2.0 if version in ("4.2", "4.3", "4.4") else 0.5)

@@ -1,4 +1,4 @@
-"""Reading videos of all kinds: names, clocks, interlaced pictures, and what is damaged."""
+"""Reading videos: file names, clocks, interlaced pictures, and damage."""
 
 import io
 import math
@@ -25,14 +25,14 @@ RATE = 25
 
 
 def pattern(index, width=WIDTH, height=HEIGHT):
-    """(H, W, 3) uint8: a bright column that moves two pixels a frame over grey."""
+    """(H, W, 3) uint8: a bright column over grey that moves two pixels per frame."""
     image = np.full((height, width, 3), 90, np.uint8)
     image[:, 2 * index % width :][:, :6] = 220
     return image
 
 
 def grainy(index, width=WIDTH, height=HEIGHT):
-    """The pattern with noise, which is large however it is coded."""
+    """The pattern with noise, which stays large in every codec."""
     noise = np.random.default_rng(index).integers(-60, 60, (height, width, 1))
     return (pattern(index, width, height).astype(int) // 2 + 70 + noise).astype(np.uint8)
 
@@ -92,7 +92,7 @@ def noise(container, codec, start, end, sound_times):
 
 
 def read(path, **options):
-    """The frames of a clip, what is reported of it, and its reader, closed."""
+    """The frames of a clip, its damage report, and the closed reader."""
     with open_reader(path, **options) as reader:
         reader.side_streams.copied = [stream.index for stream in reader.other_streams]
         return list(reader), reader.damage, reader
@@ -103,12 +103,12 @@ def frames_of(path, **options):
 
 
 def times_of(frames):
-    """In 1/25 s."""
+    """The times of the frames in units of 1/25 s."""
     return [frame.time * RATE for frame in frames]
 
 
 def order_of(frames):
-    """The numbers of the frames, as their pictures show them."""
+    """The number of each frame, read from its picture."""
     columns = [frame.image[HEIGHT // 2, :, 0].float() > 150 for frame in frames]
     return [int(column.float().argmax()) // 2 for column in columns]
 
@@ -152,7 +152,7 @@ def test_a_name_that_is_no_text_is_read_and_written(tmp_path):
 
 
 def joined(path, starts, count=12, **options):
-    """Recordings one after the other in a file, each with its own clock's start."""
+    """Writes recordings one after the other into a file; each has a clock of its own."""
     data = b""
     for start in starts:
         piece = io.BytesIO()
@@ -225,7 +225,7 @@ def test_a_still_of_a_transport_stream_with_sound_is_no_joint(tmp_path):
 
 
 def stored(path, milliseconds):
-    """Packets of single pictures with the times given, in Matroska."""
+    """Writes a Matroska file of single pictures at these times."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mjpeg", rate=RATE, time_base=Fraction(1, 1000))
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuvj420p"
@@ -366,14 +366,14 @@ def test_a_part_of_odd_numbers_is_an_error_or_all(tmp_path):
 
 
 def woven(index, width=WIDTH, height=HEIGHT):
-    """A frame of two fields, of which the lower is half a frame later: a bar that moves fast."""
+    """Two fields half a frame apart, in one frame: a bar that moves fast."""
     image = pattern(4 * index, width, height)
     image[1::2] = pattern(4 * index + 2, width, height)[1::2]
     return image
 
 
 def combing(image):
-    """How much rows differ from the mean of their neighbours, in levels of 255."""
+    """How far rows differ from the mean of their neighbours, in levels of 255."""
     grey = image[..., :3].float().mean(-1) * (255 if image.is_floating_point() else 1)
     return (grey[1:-1] - (grey[:-2] + grey[2:]) / 2).abs().mean()
 
@@ -443,7 +443,7 @@ def test_other_ways_with_interlaced_video_are_a_programming_error(tmp_path):
 
 
 def zeroed(path, start, end):
-    """A copy of which a stretch, from 0 to 1, was overwritten with zeros."""
+    """A copy in which a part of the file, from 0 to 1, is overwritten with zeros."""
     data = bytearray(path.read_bytes())
     a, b = int(len(data) * start), int(len(data) * end)
     data[a:b] = bytes(b - a)
@@ -453,7 +453,7 @@ def zeroed(path, start, end):
 
 
 def without(path, start, end):
-    """A copy that lacks a stretch, from 0 to 1."""
+    """A copy without a part of the file, from 0 to 1."""
     data = path.read_bytes()
     target = path.with_stem("damaged")
     target.write_bytes(data[: int(len(data) * start)] + data[int(len(data) * end) :])
@@ -461,8 +461,8 @@ def without(path, start, end):
 
 
 def assert_hole(path, whole, doubtful, most_lines=1):
-    """What is left of `whole` is right and at its time, but for so many frames at a hole, and what
-    lacks is said where it is."""
+    """Asserts that the frames that are left are right and at their times, up to `doubtful` ones at
+    a hole, and that the damage report names each hole."""
     frames, damage, _ = read(path)
     assert len(frames) < len(whole)
     by_time = {round(float(frame.time * RATE)): frame.image for frame in whole}
@@ -510,7 +510,7 @@ def test_a_hole_is_said_and_what_follows_it_is_right(
 
 
 def remuxed(path, target, keep):
-    """A copy with those packets, told by kind and second, for which `keep` is true."""
+    """A copy of only those packets for which keep(kind, seconds) is true."""
     with av.open(str(path)) as source, av.open(str(target), "w") as out:
         streams = {s.index: out.add_stream_from_template(s) for s in source.streams}
         for packet in source.demux():
@@ -626,7 +626,7 @@ def test_sound_and_picture_of_different_lengths_are_not_called_damaged(tmp_path,
 
 
 def zeroed_bytes(path, *parts):
-    """The file with those parts, from byte to byte, overwritten with zeros."""
+    """Overwrites those byte ranges of the file with zeros."""
     data = bytearray(path.read_bytes())
     for start, end in parts:
         data[start:end] = bytes(end - start)
@@ -634,7 +634,7 @@ def zeroed_bytes(path, *parts):
 
 
 def video_packets(path):
-    """Position, size and time of each, and whether it is a key frame, in the file's order."""
+    """(position, size, time, is key frame) of each packet, in the file's order."""
     with av.open(str(path)) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size]
     return [(p.pos, p.size, float(p.pts * p.time_base), p.is_keyframe) for p in packets]

@@ -1,4 +1,5 @@
-"""Pairs where memory is short: the same frames by smaller calls, in a certain order, said once."""
+"""Where memory is short, smaller calls give the same frames, in a fixed order of attempts, each
+logged once."""
 
 import copy
 import gc
@@ -55,8 +56,8 @@ def psnr(a, b):
 
 
 def seam(error, columns):
-    """error: (H, W, 3) -> the mean step across the worst column of pixels near the middle, where
-    two tiles meet, in levels of 255."""
+    """The mean step across the worst column of pixels near where two tiles meet, in levels of 255.
+    error: (H, W, 3)."""
     steps = 255 * error.diff(dim=1).abs().mean((0, 2))
     middle = error.shape[1] // columns
     return steps[middle - 20 : middle + 20].max()
@@ -75,8 +76,11 @@ class FakeCuda(TorchFunctionMode):
 
 @pytest.fixture
 def on_device(monkeypatch):
-    """on_device(model, cuda, cpu): `model` as on a device whose memory ends at calls of more than
-    so many pixels, as does the CPU's; its attribute `calls` gets (device, batch, pixels) of all."""
+    """on_device(model, cuda, cpu): `model` on a pretended GPU.
+
+    Calls of more than `cuda` pixels there, or `cpu` pixels on the CPU, run out of memory. Its
+    attribute `calls` lists (device, batch, pixels) of every call.
+    """
 
     def make(model, cuda=LOTS, cpu=LOTS):
         weight = next(model.parameters())
@@ -205,7 +209,7 @@ def test_memory_that_ends_in_the_middle_of_a_pair_spares_the_frames_made(
 def test_nothing_of_the_failed_call_is_held_when_memory_is_freed(
     v40, bikes, on_device, monkeypatch
 ):
-    """Of all that is as large as a frame, only the caller's frames are left."""
+    """Of all tensors as large as a frame, only the caller's are left."""
     left = []
 
     def count(device):
@@ -232,7 +236,7 @@ def test_other_errors_pass(v40, bikes, monkeypatch):
 
 
 def test_an_8k_frame_is_planned_in_tiles_that_4_gb_hold(v40, monkeypatch):
-    """The plan alone; benchmarks/tiles.md has the run."""
+    """Checks the plan only; benchmarks/tiles.md has a real run."""
     monkeypatch.setattr("rife.inference.planner.measure_tile_margin", lambda *args: (v40, 676))
     frame = torch.zeros(1, 1, 3, dtype=torch.uint8).expand(4320, 7680, 3)
     spec = FrameSpec.of(frame, v40, Options())
@@ -397,7 +401,8 @@ print("PSNR", -10 * error.square().mean().log10().item())
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits are Linux's")
 def test_4k_is_made_in_560_mb_whose_end_the_allocator_tells(weights):
-    """Real failures of the CPU's allocator: one warning a step, and the right frame in the end."""
+    """Real failures of the CPU's allocator: one warning per attempt, and the right frame in the
+    end."""
     command = [sys.executable, "-c", UNDER_A_LIMIT, str(weights("v4.0.safetensors"))]
     # Of address space, threads' heaps reserve much, and freed memory is kept: the less, the surer.
     plain = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "1000000", "OMP_NUM_THREADS": "2"}

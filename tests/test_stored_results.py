@@ -25,7 +25,7 @@ PAPER = {"IFNet": (IFNet, 0.5), "IFNet_m": (IFNet_m, 0.5), "IFNet_2R": (IFNet_2R
 
 
 def run_paper(model, gain) -> dict[str, np.ndarray]:
-    """The six outputs, the loss's gradients included, for 9 channels at timestep 0.3."""
+    """The six outputs and the loss's gradients, for 9 channels at timestep 0.3."""
     model.load_state_dict(seeded_state(model, gain))
     x = seeded_images(64, 96, 3)
     flow_list, mask, merged, flow_teacher, merged_teacher, loss = model(x, [4, 2, 1], timestep=0.3)

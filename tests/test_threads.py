@@ -1,4 +1,4 @@
-"""Frames that several threads work on at once: in order, errors in their turn, over when closed."""
+"""Calls in several threads: results in order, errors in their turn, nothing after closing."""
 
 import sys
 import threading

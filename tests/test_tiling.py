@@ -1,4 +1,4 @@
-"""Tiles: they cover the frame, blend evenly, and show the pair as the whole frame would."""
+"""Tiles cover the frame, blend evenly, and give what the whole frame gives."""
 
 from itertools import islice
 
@@ -25,7 +25,7 @@ def test_what_all_tiles_agree_on_is_what_the_blend_gives(size, grid, margin):
 
 
 def test_tiles_fade_into_each_other_without_a_step():
-    """Of two tiles that disagree by 1, no pixel shows a step of more than a tenth."""
+    """Where two tiles disagree by 1, neighbouring pixels differ by a tenth at most."""
     canvas = torch.zeros(1, 64, 400)
     left, right = split_into_tiles(64, 400, (1, 2), 50, multiple=32)
     left.blend_into(canvas, torch.zeros(1, 64, 400)[..., : len(left.columns)])
@@ -71,7 +71,8 @@ def test_overlaps_grow_with_the_motion(weights):
 
 
 def test_whether_scales_are_doubled_is_decided_for_all_tiles_by_the_whole_frame(weights, clips):
-    """By fast motion, which most tiles don't see; the model itself goes on deciding each time."""
+    """Most tiles do not see the fast motion that decides. The model itself goes on deciding for
+    each call."""
     model = load_model(weights("v4.0.safetensors"), "cpu")
     with av.open(str(clips("bikes"))) as container:
         frames = [f.to_ndarray(format="rgb24") for f in islice(container.decode(video=0), 43)]

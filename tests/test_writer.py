@@ -1,4 +1,4 @@
-"""Writing videos: what of a clip its copy keeps, and what is said about the rest."""
+"""Writing videos: what a copy keeps of a clip, and the warnings about the rest."""
 
 from fractions import Fraction
 
@@ -47,7 +47,7 @@ def make(
 
 
 def copy(source, target, *, show_at=None, **encoding):
-    """Every frame as it is: what the command line does with a multiplier of 1."""
+    """Writes every frame as it is, as the command line does with a multiplier of 1."""
     with (
         open_reader(source) as reader,
         create_writer(
@@ -192,7 +192,7 @@ def add_sound(container, codec, rate=48000, layout="stereo", format=None):
 
 
 def tone(count, rate, channels, first=0):
-    """(channels, count) float: a click at each tenth of a second."""
+    """(channels, count) float: a click every tenth of a second."""
     position = np.arange(first, first + count) * 10 % rate < rate / 20
     return np.repeat((0.5 * position)[None], channels, 0)
 
@@ -208,7 +208,7 @@ def chunk(samples, rate, first, layout):
 def make_with_sound(
     path, codec="pcm_s16le", rate=48000, layout="stereo", format=None, seconds=1, chunks=None
 ):
-    """A video with clicks. chunks: where pieces of up to 1000 samples begin."""
+    """A video with clicks. chunks: the first samples of pieces of up to 1000."""
     channels = av.AudioLayout(layout).nb_channels
     if chunks is None:
         chunks = range(0, int(seconds * rate), 1000)
@@ -229,7 +229,8 @@ def make_with_sound(
 
 
 def heard(path):
-    """Seconds from the first frame at which clicks begin, the sound's length, and its channels."""
+    """The times in seconds from the first frame at which clicks begin, the sound's length, and its
+    number of channels."""
     first = first_frame(path)
     begin = first.pts * first.time_base
     clicks, quiet_since, end = [], -1.0, None
@@ -335,7 +336,7 @@ def test_sound_that_fails_late_does_not_cost_the_picture(tmp_path, caplog, monke
 
 
 def with_chapters(source, target, chapters, metadata=None):
-    """A copy with chapters of (start, end, title), milliseconds."""
+    """A copy with these chapters: (start, end, title), in milliseconds."""
     with av.open(str(source)) as container, av.open(str(target), "w") as out:
         out.metadata.update(metadata or {})
         out.set_chapters(
@@ -619,7 +620,7 @@ def test_codecs_for_editing_keep_what_a_clip_has(
 
 
 def make_transparent(path, codec, pixel_format):
-    """A red square of alpha 0.6 that moves over nothing."""
+    """A video of a red square of alpha 0.6 that moves over nothing."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=10)
         stream.width, stream.height, stream.pix_fmt = 64, 48, pixel_format

@@ -66,7 +66,7 @@ def video(
     audio: str | None = None, subtitles: bool = False, metadata: dict[str, str] | None = None,
     **options: str,
 ) -> None:  # fmt: skip
-    """A clip in one of FFmpeg's containers."""
+    """Writes a clip in one of FFmpeg's containers."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=RATE, options=options)
         stream.width, stream.height, stream.pix_fmt = 64, 48, pixel_format
@@ -90,7 +90,7 @@ def video(
 
 
 def _tone(index: int) -> av.AudioFrame:
-    """The sound of one frame of pictures."""
+    """The sound that belongs to one frame."""
     samples = 48000 // RATE
     wave = 8000 * np.sin((np.arange(samples) + index * samples) * 2 * np.pi * 440 / 48000)
     stereo = np.repeat(wave, 2).astype(np.int16)[None]
@@ -115,7 +115,7 @@ def animation(kind: str, *, path: Path, count: int = 12) -> None:
 
 @dataclass(frozen=True)
 class Clip:
-    """A sound file, and how many frames and seconds are in it."""
+    """A valid file, with its number of frames and its length in seconds."""
 
     name: str
     suffix: str
@@ -163,7 +163,7 @@ def make_clips(folder: Path) -> list[Clip]:
 
 
 def measure(path: Path) -> tuple[int, float]:
-    """Frames, and seconds from the first to the last."""
+    """The number of frames, and the seconds from the first to the last."""
     count, last = 0, None
     with open_reader(path) as reader:
         for last in reader:  # noqa: B007
@@ -182,7 +182,7 @@ def flipped(r: random.Random, data: bytearray, _: bytes) -> None:
 
 
 def extreme(r: random.Random, data: bytearray, _: bytes) -> None:
-    """Numbers, mostly of headers."""
+    """Overwrites numbers, mostly of headers, with extreme ones."""
     for _ in range(r.choice([1, 1, 2, 5])):
         size = r.choice([1, 2, 4, 4, 8])
         number = r.choice(NUMBERS) & (256**size - 1)
@@ -233,7 +233,7 @@ def spliced(r: random.Random, data: bytearray, other: bytes) -> None:
 
 
 def untouched(r: random.Random, data: bytearray, _: bytes) -> None:
-    """Only its suffix is wrong, see `Case`."""
+    """Changes nothing: only the suffix is wrong, see `Case`."""
 
 
 DAMAGES = (
@@ -243,7 +243,7 @@ DAMAGES = (
 
 
 def _position(r: random.Random, data: bytes) -> int:
-    """Anywhere, or near an end, where files keep their lists."""
+    """A random position: anywhere, or near an end, where files keep their directories."""
     near = min(len(data), r.choice([50, 1000]))
     return r.choice([r.randrange(len(data)), r.randrange(near), len(data) - 1 - r.randrange(near)])
 
@@ -259,7 +259,7 @@ def _range(r: random.Random, data: bytes) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Case:
-    """A file, and what to make of it."""
+    """A damaged file, and the output to make of it."""
 
     clip: Clip
     damage: str
@@ -282,10 +282,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a case.
+    """The result of a case.
 
-    kind: whole, reduced (and said so), silent (reduced, and not said) or refused; anything else
-        must not be.
+    kind: whole, reduced (and reported), silent (reduced, and not reported) or refused; anything
+    else is a bug.
     """
 
     kind: str
@@ -306,7 +306,7 @@ class Fuzzer:
         self.clips = make_clips(folder)
 
     def run(self, case: Case) -> Outcome:
-        """The outcome of a case; what its file would be warned of if it were sound isn't news."""
+        """The outcome of a case. Warnings that the undamaged file gives, too, don't count."""
         key = case.clip.name, case.target
         if key not in self._sound_warnings:
             clip = case.clip
@@ -318,7 +318,7 @@ class Fuzzer:
         return self._run_apart(case, self._sound_warnings[key])
 
     def _run_apart(self, case: Case, expected: tuple[str, ...]) -> Outcome:
-        """In a process of its own, so that a crash is an outcome, too."""
+        """Runs the case in a process of its own, so that a crash is an outcome, too."""
         shutil.rmtree(self.folder)
         self.folder.mkdir()
         (self.folder / case.source).write_bytes(case.data)
@@ -396,7 +396,7 @@ def attempt(case: Case, model: IFNet_v4, expected: tuple[str, ...]) -> Outcome:
 
 
 def limit_memory() -> None:
-    """Virtual memory, of which threads reserve much more than they use."""
+    """Limits virtual memory, of which threads reserve much more than they use."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + (8 * MEGABYTES << 20)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def files() -> list[str]:
-    """Paths in the archive, with slashes."""
+    """The paths in the archive, with slashes."""
     ignored = _tracked("--ignored", "--exclude-from=.comfyignore")
     return sorted(_tracked() - ignored)
 
@@ -22,7 +22,7 @@ def _tracked(*options: str) -> set[str]:
 
 
 def build() -> bytes:
-    """The zip file."""
+    """Returns the zip file."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in files():
@@ -31,7 +31,7 @@ def build() -> bytes:
 
 
 def install(folder: Path) -> Path:
-    """Unpack it, as ComfyUI-Manager and comfy-cli do, into `folder`."""
+    """Unpacks the archive into `folder`, as ComfyUI-Manager and comfy-cli do."""
     with zipfile.ZipFile(io.BytesIO(build())) as archive:
         archive.extractall(folder)
     return folder

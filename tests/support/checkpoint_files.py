@@ -61,13 +61,13 @@ def refusal(path, **options):
 
 
 def legacy(content: bytes, storages: object = ()) -> bytes:
-    """A file as torch wrote it before 1.6, around the pickle of its content."""
+    """A file as torch wrote it before 1.6, around a pickle."""
     start = (torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION, {})
     return b"".join(pickle.dumps(x, 2) for x in start) + content + pickle.dumps(list(storages), 2)
 
 
 def zipped(content: bytes, members: Mapping[str, bytes] | None = None, compress=False) -> bytes:
-    """A file as torch writes it, around the pickle of its content."""
+    """A file as torch writes it, around a pickle."""
     stream = io.BytesIO()
     method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
     with zipfile.ZipFile(stream, "w", method) as archive:
@@ -80,8 +80,8 @@ def zipped(content: bytes, members: Mapping[str, bytes] | None = None, compress=
 
 @dataclass
 class Member:
-    """A member of an archive: what its own header and the archive's directory say of it, which is
-    the truth but for what is given."""
+    """A member of an archive. `own` and `listed` replace true fields in its own header and in the
+    archive's directory."""
 
     name: str
     data: bytes
@@ -90,7 +90,8 @@ class Member:
 
 
 def archive(members: Sequence[Member], start=b"", gap=b"", comment=b"", **end: int) -> bytes:
-    """A zip archive as told, lies included; `start` and `gap`: before and after its members."""
+    """A zip archive of these members. `start` and `gap` are bytes before and after them; `end`
+    replaces fields of the end record."""
     body, directory = start, b""
     for member in members:
         truth = {
@@ -121,7 +122,7 @@ def safetensors_file(header: object, data: bytes) -> bytes:
 
 
 def reducing(function: str, argument: str) -> bytes:
-    """A pickle that calls "module name" with a string."""
+    """A pickle that calls the function "module name" with a string."""
     text = argument.encode()
     call = b"c%b\n%b\n" % tuple(function.encode().split())
     return b"\x80\x02" + call + b"X" + struct.pack("<I", len(text)) + text + b"\x85R."

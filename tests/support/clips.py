@@ -1,4 +1,4 @@
-"""Video files made for tests, and what is in a file."""
+"""Writes video files for tests, and reads what is in a file."""
 
 from fractions import Fraction
 
@@ -37,7 +37,7 @@ def write_clip(
     size=(WIDTH, HEIGHT), matrix=None, color_range=1, picture=pattern, options=None, audio=None,
     audio_start=Fraction(0), video_start=Fraction(0), aspect=None, metadata=(), time_base=None,
 ):  # fmt: skip
-    """A video file made with plain PyAV; times in seconds, `audio` a codec for a 440 Hz tone."""
+    """Writes a video file with plain PyAV. times: in seconds. audio: the codec of a 440 Hz tone."""
     rate = Fraction(rate)
     times = [index / rate for index in range(count)] if times is None else times
     with av.open(str(path), "w") as container:
@@ -79,7 +79,8 @@ def write_clip(
 
 
 def multiply_rate(source, target, multiplier=2, *, time_base=None, sound=True, **encoding):
-    """Write every frame and blends between; what the command line does, less the network."""
+    """Writes every frame, and copies of it in between: what the command line does, without a
+    network."""
     with (
         open_reader(source) as reader,
         create_writer(
@@ -119,7 +120,7 @@ def read_packets(path, kind):
 
 
 def beep_times(path):
-    """Seconds from the first video frame at which the sound sets in."""
+    """The times in seconds, from the first video frame on, at which the sound sets in."""
     with av.open(str(path)) as container:
         frame = next(container.decode(video=0))
         first = float(frame.pts * frame.time_base)

@@ -43,7 +43,7 @@ def run_in_process(command, env) -> subprocess.CompletedProcess:
 
 
 def refusal(*arguments, **options) -> str:
-    """Run it where it must fail; returns the message, which is one line."""
+    """Runs the command line, which must fail; returns its error message, one line."""
     message = run_rife(*arguments, check=1, **options).stderr.strip().splitlines()[-1]
     assert message.startswith("error: ")
     return message

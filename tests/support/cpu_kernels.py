@@ -25,7 +25,7 @@ FLAGS = [
 
 @cache
 def compiler() -> list[str]:
-    """The command of a compiler of C++: one that is installed, or zig's, a package of PyPI."""
+    """The command of a C++ compiler: an installed one, or zig, a package of PyPI."""
     for name in ("g++", "clang++"):
         if path := shutil.which(name):
             return [path]

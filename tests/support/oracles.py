@@ -1,4 +1,4 @@
-"""Published code imported to compare with: as it stands in its folder, its __init__ not run."""
+"""Imports published code to compare with, without running its __init__."""
 
 import sys
 import types

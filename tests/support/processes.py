@@ -1,4 +1,4 @@
-"""What a process holds."""
+"""The memory and the open files of this process."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""How far frames are from what they should be."""
+"""Pairs of real frames, and measures of how far a frame is from the expected one."""
 
 from itertools import islice
 

@@ -1,4 +1,4 @@
-"""ComfyUI's page in a headless Chromium, used as users do: for the tests and tools/gallery."""
+"""ComfyUI's page in a headless Chromium, for the tests and tools/gallery."""
 
 import base64
 import json
@@ -76,7 +76,7 @@ class Page:
         self.close_dialogs()
 
     def settle(self, seconds: float = 1) -> None:
-        """Wait for what the page does by itself after a step, where nothing tells its end."""
+        """Waits for what the page does by itself after a step, where no event marks its end."""
         self.tab.wait_for_timeout(seconds * 1000)
 
     def close_dialogs(self) -> None:
@@ -86,7 +86,7 @@ class Page:
 
     @property
     def problems(self) -> list[str]:
-        """What the page complains about."""
+        """The errors that the page shows."""
         self.settle()
         return [text for text in self.tab.locator(COMPLAINTS).all_inner_texts() if text.strip()]
 
@@ -123,7 +123,7 @@ class Page:
         return tuple(self.tab.evaluate(PLACE, [node, widget]))
 
     def connect(self, kind: str, output: str, to: str, name: str) -> None:
-        """Connect an output of the one node of a kind to an input of another."""
+        """Connects an output of the only node of a kind to an input of another."""
         self.tab.evaluate(
             """([kind, output, to, name]) => {
                 const [from, target] = [kind, to].map(
@@ -134,7 +134,7 @@ class Page:
         )
 
     def value(self, kind: str, widget: str) -> Any:
-        """What a widget of the one node of a kind shows."""
+        """The value that a widget shows, of the only node of its kind."""
         return self.tab.evaluate(
             """([kind, name]) => app.graph.nodes.find((node) => node.type === kind)
                 .widgets.find((it) => it.name === name)?.value""",
@@ -146,7 +146,7 @@ class Page:
         self.settle()
 
     def search(self, words: str) -> list[str]:
-        """What the search box finds, best first: a name each, and what stands beside it."""
+        """The results of the search box, best first: each a name and the text beside it."""
         self.command("Workspace.SearchBox.Toggle")
         self.tab.keyboard.type(words)
         self.settle()
@@ -169,7 +169,7 @@ class Page:
         return node
 
     def help(self, node: int) -> str:
-        """What the info button of a node shows."""
+        """The text that the info button of a node opens."""
         self.tab.mouse.click(*self.place(node))
         self.tab.get_by_test_id("info-button").click()
         page = self.tab.locator(".node-help-content")
@@ -178,7 +178,7 @@ class Page:
         return page.inner_text()
 
     def set(self, setting: str, value: Any) -> None:
-        """Change a setting; all of the page follows when it is opened again, as it is here."""
+        """Changes a setting and reopens the page, which reads some settings only then."""
         change = "([setting, value]) => app.extensionManager.setting.set(setting, value)"
         self.tab.evaluate(change, [setting, value])
         self.settle()
@@ -237,11 +237,11 @@ class Page:
         self.settle(2)
 
     def feed(self, file: str) -> None:
-        """Give RIFE the frames of a video in the input folder, whatever was to make them."""
+        """Gives RIFE the frames of a video of the input folder, in place of those it was to get."""
         self.tab.evaluate(FROM_FILE, file)
 
     def run(self) -> list[Path]:
-        """Press Run and wait for the end; the files saved."""
+        """Presses Run and waits for the end; returns the saved files."""
         with self.tab.expect_response("**/prompt") as answer:
             self.tab.get_by_test_id("queue-button").click()
         answer = answer.value.json()

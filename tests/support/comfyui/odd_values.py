@@ -1,5 +1,5 @@
-"""A pack for the ComfyUI of these tests: gives what nodes of others may give, and shows what they
-get.
+"""A node pack for the ComfyUI of the tests: it outputs values that other packs may output, and
+shows what they get.
 
 `server.py` installs it; the imports are for the expressions that tests send.
 """
@@ -15,7 +15,7 @@ from comfy_api.latest import InputImpl, Types  # noqa: F401
 
 
 class OddValue:
-    """Gives what a Python expression makes, as a type that fits every input."""
+    """Outputs the value of a Python expression, as a type that fits every input."""
 
     RETURN_TYPES = ("*",)
     FUNCTION = "make"
@@ -30,7 +30,7 @@ class OddValue:
 
 
 class ShowVideo:
-    """Writes what ComfyUI itself makes of a VIDEO to a file in the output folder."""
+    """Writes what ComfyUI itself decodes of a VIDEO to a file in the output folder."""
 
     RETURN_TYPES = ()
     FUNCTION = "show"

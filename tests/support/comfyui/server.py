@@ -42,7 +42,7 @@ class Rejected(Exception):
 
 @dataclass
 class Run:
-    """A prompt that ComfyUI accepted, and what was heard of it so far."""
+    """A prompt that ComfyUI accepted, and its events so far."""
 
     prompt_id: str
     events: list[tuple[float, str, dict]] = field(default_factory=list)
@@ -51,13 +51,13 @@ class Run:
         return [data for _, name, data in self.events if name == kind]
 
     def said_on(self, node: str) -> list[str]:
-        """The lines of the report of a node."""
+        """The lines of a node's report."""
         outputs = [data["output"] for data in self.of("executed") if data["node"] == node]
         return [line for output in outputs for line in output["text"][0].splitlines()]
 
     @property
     def ended(self) -> str:
-        """ "success", "error" or "interrupted"."""
+        """How it ended: "success", "error" or "interrupted"."""
         return self.events[-1][1].removeprefix("execution_")
 
     @property
@@ -97,7 +97,7 @@ class ComfyUI:
             )
 
     def connect(self) -> None:
-        """Wait until the server answers, then listen to its events."""
+        """Waits until the server answers, then opens its websocket."""
         give_up = time.monotonic() + START_SECONDS
         while True:
             assert self.process.poll() is None, f"ComfyUI ended:\n{self.log.read_text()}"
@@ -143,14 +143,14 @@ class ComfyUI:
         time.sleep(2)  # it does so between prompts, and doesn't say when it has
 
     def submit(self, prompt: dict) -> Run:
-        """Queue a prompt (node id -> class_type and inputs)."""
+        """Queues a prompt (node id -> class_type and inputs)."""
         try:
             return Run(self.post("/prompt", {"prompt": prompt, "client_id": "tests"})["prompt_id"])
         except urllib.error.HTTPError as error:
             raise Rejected(json.dumps(json.load(error))) from None
 
     def follow(self, run: Run) -> Iterator[tuple[str, dict]]:
-        """The events of a run, as they arrive, up to its end."""
+        """Yields the events of a run as they arrive, up to its end."""
         for kind, data in self._heard():
             if kind not in ("preview", "line") and data.get("prompt_id") != run.prompt_id:
                 continue
@@ -160,14 +160,15 @@ class ComfyUI:
                 return
 
     def run(self, prompt: dict) -> Run:
-        """Run a prompt to its end."""
+        """Runs a prompt to its end."""
         run = self.submit(prompt)
         for _ in self.follow(run):
             pass
         return run
 
     def files(self, run: Run) -> list[Path]:
-        """What the prompt wrote to the output folder; newer loaders show their input, too."""
+        """The files that the prompt wrote to the output folder; newer loaders list their input,
+        too."""
         return [
             self.base / file["type"] / file["subfolder"] / file["filename"]
             for data in run.of("executed")
