@@ -1,6 +1,7 @@
 """A part of a clip is what the whole clip has there, its sound included."""
 
 from fractions import Fraction
+from functools import lru_cache
 
 import av
 import pytest
@@ -16,6 +17,12 @@ from .support.clips import beep_times, read_frames, read_packets, recode, write_
 def part_of(path, start, duration=None):
     with open_reader(path, start=start, duration=duration) as reader:
         return list(reader), reader.info.frame_count
+
+
+@pytest.fixture(scope="module")
+def read_whole(clips):
+    """read_whole(name) gives all frames of a clip, which it decodes once."""
+    return lru_cache(lambda name: read_frames(clips(name)))
 
 
 def assert_part(whole, start, duration, frames, count):
@@ -38,9 +45,8 @@ def assert_part(whole, start, duration, frames, count):
         ("bigbuckbunny", Fraction("4.4"), Fraction("0.52")),
     ],
 )
-def test_a_part_is_what_the_whole_clip_has_there(clips, name, start, duration):
-    whole = read_frames(clips(name))
-    assert_part(whole, start, duration, *part_of(clips(name), start, duration))
+def test_a_part_is_what_the_whole_clip_has_there(clips, read_whole, name, start, duration):
+    assert_part(read_whole(name), start, duration, *part_of(clips(name), start, duration))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +73,6 @@ def test_a_part_begins_right_wherever_the_file_can_be_sought(tmp_path, suffix, c
         assert_part(whole, start, duration, frames, len(frames))
 
 
-@pytest.mark.parametrize("start", [28, 29])
 @pytest.mark.parametrize(
     ("name", "codec", "options"),
     [
@@ -77,9 +82,9 @@ def test_a_part_begins_right_wherever_the_file_can_be_sought(tmp_path, suffix, c
     ],
 )
 def test_a_late_part_of_a_clip_is_reached_without_decoding_all(
-    tmp_path, name, codec, options, start, monkeypatch
+    tmp_path, name, codec, options, monkeypatch
 ):
-    path = write_clip(tmp_path / name, count=750, codec=codec, options={"g": "25", **options})
+    path = write_clip(tmp_path / name, count=500, codec=codec, options={"g": "25", **options})
     decoded, decode = [], FrameDecoder.decode
 
     def decode_and_count(self, packets):
@@ -88,9 +93,11 @@ def test_a_late_part_of_a_clip_is_reached_without_decoding_all(
             yield frame
 
     monkeypatch.setattr(FrameDecoder, "decode", decode_and_count)
-    with open_reader(path, start=start, duration=0.5) as reader:
-        assert [frame.time for frame in reader] == [Fraction(index, 25) for index in range(13)]
-    assert len(decoded) < 750 / 2
+    for start in 18, 19:
+        decoded.clear()
+        with open_reader(path, start=start, duration=0.5) as reader:
+            assert [frame.time for frame in reader] == [Fraction(index, 25) for index in range(13)]
+        assert len(decoded) < 500 / 2
 
 
 @pytest.mark.parametrize(
