@@ -144,7 +144,7 @@ class IFBlock(Block):
     def forward(
         self, x: Tensor, flow: Tensor | None, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Estimates a change of the flow.
+        """Estimates a change of the flow and a mask.
 
         Args:
             x: All of the block's input but the flow, (B, C, H, W).
@@ -168,20 +168,20 @@ class IFBlock(Block):
 
 
 class _BlockOutput(NamedTuple):
-    """What a block adds to the estimate: as `IFBlock.forward` returns it."""
+    """What a block adds to the estimate, as `IFBlock.forward` returns it."""
 
     flow: Tensor
     mask: Tensor
     features: Tensor
 
     def averaged_with(self, reverse: "_BlockOutput") -> "_BlockOutput":
-        """reverse: of the same block, for the frames in the opposite order."""
+        """The mean with what the block adds for the frames in the opposite order."""
         flow = (self.flow + swap_directions(reverse.flow)) / 2
         return _BlockOutput(flow, (self.mask - reverse.mask) / 2, self.features)
 
 
 class _Estimate(NamedTuple):
-    """The estimate so far, None before the first block; warped: both frames, warped by the flow."""
+    """The estimate so far (None before the first block), and both frames warped by its flow."""
 
     warped: tuple[Tensor, Tensor]
     flow: Tensor | None = None
@@ -291,6 +291,7 @@ class IFNet_v4(Network):
 
     def _run_block(self, i: int, scale: float, estimate: _Estimate, time: Tensor) -> _BlockOutput:
         first, second = estimate.warped
+        # In the order of `inputs`; the block itself adds the flow.
         parts = [first[:, :3], second[:, :3], first[:, 3:], second[:, 3:], time]
         if estimate.flow is not None:
             parts += [estimate.mask, estimate.features]
@@ -299,7 +300,7 @@ class IFNet_v4(Network):
     def _add_output(
         self, estimate: _Estimate, output: _BlockOutput, frames: tuple[Tensor, Tensor] | None
     ) -> _Estimate:
-        """frames: to be warped by the new flow, unless None."""
+        """The estimate with a block's output; if `frames` are given, the new flow warps them."""
         flow, mask = output.flow, output.mask
         if estimate.flow is not None:
             flow = estimate.flow + flow

@@ -70,7 +70,8 @@ template <class T, int N> union Pack {
 /// that is a multiple of `aligned` values.
 template <class T> __device__ constexpr int pack_size(int count, int aligned) {
     constexpr int limit = 16 / sizeof(T);
-    const int power_of_two = (count | aligned) & -(count | aligned);  // in both, the largest
+    // The largest power of two that divides both.
+    const int power_of_two = (count | aligned) & -(count | aligned);
     return power_of_two < limit ? power_of_two : limit;
 }
 
@@ -101,7 +102,7 @@ __device__ inline void store(T* target, const float (&values)[N]) {
 template <int N, int CHANNELS, int ALIGNED, class T>
 __device__ inline void
 sample(const T* image, float y, float x, int height, int width, float (&values)[N]) {
-    y = fminf(fmaxf(y, 0.0f), height - 1.0f);  // of NaN, 0
+    y = fminf(fmaxf(y, 0.0f), height - 1.0f);  // NaN becomes 0
     x = fminf(fmaxf(x, 0.0f), width - 1.0f);
     const int top = (int)y, left = (int)x;
     const int bottom = min(top + 1, height - 1), right = min(left + 1, width - 1);
@@ -247,10 +248,10 @@ KERNEL gather_block_input(
     const int b = blockIdx.z;
     if (x >= width / SCALE || y >= height / SCALE) return;
 
-    constexpr int SIDE = SCALE > 1 ? 2 : 1;
+    constexpr int SIDE = SCALE > 1 ? 2 : 1;  // of the square of pixels that is read in a cell
     constexpr int PIXELS = SIDE * SIDE;
     constexpr float MEAN = 1.0f / PIXELS;
-    constexpr bool MOVES = sizeof...(Outputs) > 0;
+    constexpr bool HAS_FLOW = sizeof...(Outputs) > 0;
     const int top = y * SCALE + (SCALE - SIDE) / 2, left = x * SCALE + (SCALE - SIDE) / 2;
     const T* pair[2] = {
         frames + first[b] * height * width * CHANNELS,
@@ -271,7 +272,7 @@ KERNEL gather_block_input(
         mean.y1 += MEAN * flow.y1;
     }
 
-    // These are written before the frames, so that the mean need not be kept in registers.
+    // All but the frames, which come last so that the mean flow need not be kept in registers.
     constexpr int START = 2 * CHANNELS * (WARPED + UNWARPED), REST = INPUT_CHANNELS - START;
     if constexpr (REST > 0) {
         float rest[REST] = {};
@@ -293,8 +294,8 @@ KERNEL gather_block_input(
     constexpr int PACK = pack_size<T>(CHANNELS, CHANNELS);
 #pragma unroll
     for (int part = WARPED ? 0 : 2; part < (UNWARPED ? 4 : 2); part++) {
-        const int k = part % 2;
-        const bool warps = part < 2 && MOVES;
+        const int k = part % 2;  // the first or the second frame
+        const bool is_warped = part < 2 && HAS_FLOW;
 #pragma unroll 1  // unrolled, it would need many more registers
         for (int channel = 0; channel < CHANNELS; channel += PACK) {
             float sum[PACK] = {};
@@ -302,7 +303,7 @@ KERNEL gather_block_input(
             for (int i = 0; i < PIXELS; i++) {
                 float pixel[PACK];
                 const int row = top + i / SIDE, column = left + i % SIDE;
-                if (warps) {
+                if (is_warped) {
                     const float at_y = row + (k ? flows[i].y1 : flows[i].y0);
                     const float at_x = column + (k ? flows[i].x1 : flows[i].x0);
                     sample<PACK, CHANNELS, PACK>(
@@ -409,7 +410,7 @@ KERNEL finish_convolution(
 }
 
 /// Does what follows a block's last convolution, y, (B, height, width, CHANNELS): adds its bias,
-/// does a PixelShuffle(SHUFFLE) and adds zeros, so that each pixel has PLANES neighbouring values.
+/// does a PixelShuffle(SHUFFLE) and pads with zeros to PLANES, the values of a pixel side by side.
 template <class T, int CHANNELS, int SHUFFLE, int PLANES>
 KERNEL pack_block_output(
     T* __restrict__ output, const T* __restrict__ y, const T* bias, int height, int width
