@@ -140,7 +140,7 @@ def _make_timeline(
 
 
 def _make_options(flow_scale: str = "auto", **settings: Any) -> rife.Options:
-    """Returns the options from the values of the inputs."""
+    """Returns the library's options for the values of a node's inputs."""
     return rife.Options(scale=None if flow_scale == "auto" else float(flow_scale), **settings)
 
 

@@ -81,6 +81,9 @@ class InterpolationRun(NodeRun):
         source_rate: Frames per second of the input; None if unknown.
         timeline: Where the output frames lie.
 
+    Attributes:
+        summary: What the run did, for the report.
+
     Raises:
         ValueError: The timeline needs the input's rate, which is unknown.
     """
