@@ -100,6 +100,7 @@ def start(run: Callable[[], int], folder: Path, log: Path, is_late: bool) -> int
     """The id of a process that runs `run`, and checks that no thread or open file is left."""
     polite = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
     signal.pthread_sigmask(signal.SIG_BLOCK, polite)
+    gc.collect()  # a codec that the child frees waits for its threads, which don't survive a fork
     child = os.fork()
     if child:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, polite)
