@@ -16,10 +16,8 @@ import pytest
 from rife.models.zoo import ZOO
 from tools import assets
 
+from ..support.comfyui.browser import CHROMIUM, Page, browsing
 from ..support.comfyui.server import NAME, NODES, PACK, ComfyUI
-
-pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-from ..support.comfyui.browser import CHROMIUM, Page, browsing  # noqa: E402
 
 pytestmark = pytest.mark.comfyui
 

@@ -1,5 +1,7 @@
 """ComfyUI's page in a headless Chromium, for the tests and tools/gallery."""
 
+from __future__ import annotations
+
 import base64
 import json
 import mimetypes
@@ -8,10 +10,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from playwright.sync_api import Locator, sync_playwright
-from playwright.sync_api import Page as Tab
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator
+    from playwright.sync_api import Page as Tab
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -263,6 +266,8 @@ class Page:
 
 @contextmanager
 def browsing(server: Any, width: int = 1600, height: int = 1000) -> Iterator[Page]:
+    from playwright.sync_api import sync_playwright  # only these tests need it
+
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         try:
