@@ -42,15 +42,18 @@ class FrameDecoder:
         Args:
             packets: None among them says that some may be missing before the next one.
         """
-        packets, times = iter(packets), self._source.times
+        times = self._source.times
         latest: deque[av.Packet] = deque(maxlen=_MOST_IN_DECODER)
-        again: deque[av.Packet] = deque()  # packets to decode once more
+        to_repeat: deque[av.Packet] = deque()
         is_key_sent = False
-        while True:
-            try:
-                packet = again.popleft() if again else next(packets)
-            except StopIteration:
-                return
+
+        def packets_with_repeats() -> Iterator[av.Packet | None]:
+            for packet in packets:
+                yield packet
+                while to_repeat:
+                    yield to_repeat.popleft()
+
+        for packet in packets_with_repeats():
             if packet is None:
                 self._key_pts = None
                 continue
@@ -69,7 +72,7 @@ class FrameDecoder:
                 self._source.decoder.flush_buffers()
                 # With threads, a packet before the last one may be the damaged one.
                 if not times.are_counted:
-                    again.extendleft(reversed([*latest][1:]))
+                    to_repeat.extendleft(reversed([*latest][1:]))
                 latest.clear()
                 self._key_pts = None
                 continue
