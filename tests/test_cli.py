@@ -23,7 +23,7 @@ from rife.networks.ifnet import IFNet, IFNet_2R
 
 from .support.clips import decode_frames
 from .support.command_line import refusal, run_in_process, run_rife
-from .support.hub import serving
+from .support.hub import UNPINNED, serving
 from .support.seeded import seeded_images, seeded_state
 
 load_once = lru_cache(load_model)
@@ -118,9 +118,6 @@ def test_info_says_what_a_model_is(model, weights):
     assert re.search("\nensemble +part of this network, always on\n", text)
     assert re.search("\nrefine +this network has none\n", text)
     assert "v3.1" in refusal("info", weights("v3.1"))
-
-
-UNPINNED = "flownet_cogvideo.pkl"  # of no size or hash on record: a server here can offer it
 
 
 def test_models_are_listed_with_those_on_disk_marked(tmp_path):

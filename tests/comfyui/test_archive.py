@@ -10,9 +10,9 @@ import pytest
 
 from ..support import archive
 from ..support.comfyui import server as comfyui_server
-from ..support.comfyui.prompts import UNPINNED, images_prompt, saved_images
+from ..support.comfyui.prompts import images_prompt, saved_images
 from ..support.comfyui.server import NAME, NODES, ComfyUI
-from ..support.hub import serving
+from ..support.hub import UNPINNED, serving
 
 pytestmark = pytest.mark.comfyui
 

@@ -22,8 +22,9 @@ from rife import save_model, usable_dtype
 from rife.models.zoo import DEFAULT, ZOO
 from rife.networks.ifnet_v4 import VERSIONS, IFNet_v4
 
-from ..support.comfyui.prompts import UNPINNED, images_prompt, saved_images, video_prompt
+from ..support.comfyui.prompts import images_prompt, saved_images, video_prompt
 from ..support.comfyui.server import OTHER_PACK, PACK, ComfyUI, Rejected
+from ..support.hub import UNPINNED
 from ..support.seeded import seeded_state
 
 pytestmark = pytest.mark.comfyui

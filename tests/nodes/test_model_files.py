@@ -16,10 +16,7 @@ import folder_paths
 
 from rife.models.zoo import DEFAULT, ZOO
 
-from ..support.hub import Server, serving
-
-#: Published without a size or a hash on record, so that a server here can offer it.
-UNPINNED = "flownet_cogvideo.pkl"
+from ..support.hub import UNPINNED, Server, serving
 
 
 @pytest.fixture

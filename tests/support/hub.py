@@ -6,6 +6,9 @@ import threading
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+#: A published model without a size or a hash on record, so that a `Server` can offer it.
+UNPINNED = "flownet_cogvideo.pkl"
+
 
 class Server(ThreadingHTTPServer):
     """The Hub at /owner/repo/resolve/main/FILE and a release at /releases/FILE.

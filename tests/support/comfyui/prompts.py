@@ -5,9 +5,6 @@ from PIL import Image
 
 from .server import ComfyUI
 
-#: Published without a size or a hash on record, so that the Hub here can offer it.
-UNPINNED = "flownet_cogvideo.pkl"
-
 
 def video_prompt(clip: str, model: str, multiplier: int = 2) -> dict:
     """Load video -> our nodes -> create video -> save video."""
