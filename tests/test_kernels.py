@@ -362,7 +362,7 @@ def test_kernels_notice_flow_that_is_not_finite(language, amount, doubt):
 )
 def test_where_triton_is_missing_nvrtc_runs(names, said, caplog, monkeypatch):
     monkeypatch.setattr("rife.engine.kernels.interface.NAMES", names)
-    monkeypatch.setattr(kernel_choice, "_checked_runs", {})
+    monkeypatch.setattr(kernel_choice, "_checked_estimations", {})
     monkeypatch.setattr(kernel_choice, "kernel_estimation", kernel_estimation.__wrapped__)
     monkeypatch.setattr(nvrtc_kernels, "_launcher", ON_CPU)
     monkeypatch.setattr(nvrtc_kernels, "precompile", ON_CPU.precompile)

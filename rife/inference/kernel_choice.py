@@ -21,7 +21,7 @@ MOST_PIXELS = 2**25
 MOST_DIFFERENCE = 0.01
 
 #: By network, dtype, device and languages to try: the first that makes the same frames.
-_checked_runs: dict[Hashable, type[KernelEstimation] | None] = {}
+_checked_estimations: dict[Hashable, type[KernelEstimation] | None] = {}
 
 
 def create_engine(network: Network, size: Sequence[int], scale: float) -> Engine:
@@ -35,20 +35,20 @@ def create_engine(network: Network, size: Sequence[int], scale: float) -> Engine
     if size[0] * size[1] > MOST_PIXELS or not supports_scale(network, scale):
         return Engine(network)
     key = network.version, network.dtype, network.device, kernels.names_to_try()
-    if key not in _checked_runs:
+    if key not in _checked_estimations:
         with torch.cuda.device_of(next(network.parameters())):  # Triton goes by the current one
-            _checked_runs[key] = _find_working_run(Engine(network))
-    return Engine(network, _checked_runs[key])
+            _checked_estimations[key] = _find_working_estimation(Engine(network))
+    return Engine(network, _checked_estimations[key])
 
 
-def _find_working_run(plain: Engine) -> type[KernelEstimation] | None:
+def _find_working_estimation(plain: Engine) -> type[KernelEstimation] | None:
     """Tries the kernels once: compilers and devices differ, and users had rather wait than have
     frames that are wrong."""
     level, reasons = logging.INFO, ""
     for name in kernels.names_to_try():
         try:
-            run = kernel_estimation(name)
-            _check_run(plain, run)
+            estimation = kernel_estimation(name)
+            _check_estimation(plain, estimation)
         except Exception as error:
             if is_out_of_memory(error):
                 raise
@@ -58,21 +58,21 @@ def _find_working_run(plain: Engine) -> type[KernelEstimation] | None:
             continue
         if reasons:
             log.log(level, "the fused kernels by %s take the place of others (%s)", name, reasons)
-        return run
+        return estimation
     if reasons:
         log.log(level, "without the fused kernels frames take longer (%s)", reasons)
     return None
 
 
 @torch.inference_mode()
-def _check_run(plain: Engine, run: type[KernelEstimation]) -> None:
-    """Raises an error if `run` renders other frames than `plain`."""
+def _check_estimation(plain: Engine, estimation: type[KernelEstimation]) -> None:
+    """Raises an error if `estimation` renders other frames than `plain`."""
     network, side = plain.network, plain.network.side_multiple()
     random = torch.Generator().manual_seed(0)
     images = resize(torch.rand(2, 3, 8, 16, generator=random), side // 8).to(network.device)
     pair = [plain.prepare(image[None]) for image in images]
     expected = plain.motion(*pair, doubling_flags=[]).render(*(image[None] for image in images))
-    fused, frames = Engine(network, run), images.permute(0, 2, 3, 1).contiguous()
+    fused, frames = Engine(network, estimation), images.permute(0, 2, 3, 1).contiguous()
     indices = [torch.full((1,), i, device=network.device) for i in range(2)]
 
     def render() -> Tensor:
@@ -83,7 +83,7 @@ def _check_run(plain: Engine, run: type[KernelEstimation]) -> None:
         pair = (prepared.with_index(index) for index in indices)
         return fused.motion(*pair, doubling_flags=[]).render_frames(frames)
 
-    with run.kernels.precompile():
+    with estimation.kernels.precompile():
         render()
     difference = float((render() - expected.permute(0, 2, 3, 1)).abs().mean())
     if not difference < MOST_DIFFERENCE:

@@ -160,7 +160,7 @@ def late(*args, **options):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rife.inference.cuda_device.cuda_device_of", lambda model: device)
         patch.setenv("RIFE_KERNELS", "none")
-        patch.setattr(kernel_choice, "_checked_runs", {})
+        patch.setattr(kernel_choice, "_checked_estimations", {})
         patch.setattr(cuda_pipeline, "idle_pipelines", cuda_pipeline.PipelineCache())
         patch.setattr("rife.inference.planner.BATCH", 3)
         patch.setattr("rife.engine.engine._HAS_FBGEMM", False)  # a way of CPUs alone
