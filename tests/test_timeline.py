@@ -96,7 +96,11 @@ def test_ten_million_frames_between_two_can_be_stopped(v40, timeline, still):
         pytest.raises(Cancelled),
         closing(
             interpolate_stream(
-                v40, frames, timeline, Options(cuts="ignore"), lambda: asked.append(1) or asked[3:]
+                v40,
+                frames,
+                timeline,
+                Options(cuts="ignore"),
+                cancel=lambda: asked.append(1) or asked[3:],
             )
         ) as stream,
     ):
