@@ -148,8 +148,7 @@ class InferenceSession:
             are float32, on the device of `first`.
         """
         self._torch.keep_only([first, second])
-        job, spec = Job(first, second, timestep), self._spec_of(first)
-        (motion,) = self._run([job], partial(self._torch.estimate_motion, spec=spec))
+        (motion,) = self._run([Job(first, second, timestep)], self._torch.estimate_motion)
         self._needs_exact_render(motion)
         planes = motion.image.to(first.device)
         return planes[..., :4], planes[..., 4]
@@ -209,16 +208,16 @@ class InferenceSession:
     def _render(self, jobs: Sequence[Job], *, fill_batch: bool = False) -> Iterator[RenderedFrame]:
         """Renders jobs by the first backend that can do what is planned."""
 
-        def run(plan: CallPlan, jobs: Sequence[Job]) -> list[RenderedFrame]:
+        def call(plan: CallPlan, jobs: Sequence[Job], spec: FrameSpec) -> list[RenderedFrame]:
             backend = next(x for x in self._backends if x.can_render(plan))
-            return backend.render(plan, jobs, self._spec_of(jobs[0].first), fill_batch=fill_batch)
+            return backend.render(plan, jobs, spec, fill_batch=fill_batch)
 
-        return self._run(jobs, run)
+        return self._run(jobs, call)
 
     def _run(
         self,
         jobs: Sequence[Job],
-        call: Callable[[CallPlan, Sequence[Job]], list[RenderedFrame]],
+        call: Callable[[CallPlan, Sequence[Job], FrameSpec], list[RenderedFrame]],
     ) -> Iterator[RenderedFrame]:
         """Yields what `call` makes of the jobs, in calls as large as there is memory for."""
         remaining = list(jobs)
@@ -227,7 +226,7 @@ class InferenceSession:
             plan = rendered = None
             try:
                 plan = self._planner.plan(remaining, spec)
-                rendered = call(plan, remaining[: plan.batch])
+                rendered = call(plan, remaining[: plan.batch], spec)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -253,9 +252,7 @@ class InferenceSession:
         """Waits for a frame; renders it again where the backend could not do it exactly."""
         if not self._needs_exact_render(frame):
             return fetch()
-        spec = self._spec_of(frame.job.first)
-        exactly = partial(self._torch.render, spec=spec)
-        (exact,) = self._run([frame.job], exactly)
+        (exact,) = self._run([frame.job], self._torch.render)
         self._needs_exact_render(exact)
         return exact.backend.fetch(exact.image, like)()
 
