@@ -15,6 +15,7 @@ from . import rife
 from .comfy_host.memory import empty_images
 from .comfy_host.models import network_on_device, resolve_model
 from .comfy_host.progress import collect_warnings, show_progress, stop_if_interrupted
+from .rife.networks.finite import dtype_name
 
 #: Frames per second of images whose rate is unknown: CogVideoX's.
 ASSUMED_RATE = Fraction(8)
@@ -50,8 +51,7 @@ class NodeRun:
             network_on_device(self._model, height, width, channels) as network,
             show_progress(self._node_id, desc="RIFE", unit=self._unit) as report_progress,
         ):
-            dtype = str(network.dtype).removeprefix("torch.")
-            self._network_summary = f"{network.version}, {dtype}"
+            self._network_summary = f"{network.version}, {dtype_name(network.dtype)}"
             yield {"model": network, "progress": report_progress, "cancel": stop_if_interrupted}
         self.warnings += warnings
 

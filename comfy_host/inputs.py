@@ -13,6 +13,7 @@ from comfy_api.latest import Input, io
 from torch import Tensor
 
 from ..rife.console import printable
+from ..rife.networks.finite import dtype_name
 
 _IMAGE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -107,8 +108,7 @@ def check_value(schema: io.Input, value: Any) -> Any:
 def describe(value: Any) -> str:
     """Says in a few words what a wrong value is."""
     if isinstance(value, Tensor):
-        dtype = str(value.dtype).removeprefix("torch.")
-        return f"{dtype} of {tuple(value.shape)}" if value.numel() else "empty"
+        return f"{dtype_name(value.dtype)} of {tuple(value.shape)}" if value.numel() else "empty"
     if value is None or isinstance(value, str | Real):
         return reprlib.repr(value)
     return f"a {type(value).__name__}"

@@ -33,6 +33,7 @@ from .interpolate import interpolate
 from .models.checkpoint import EXTENSIONS, CheckpointError, describe
 from .models.zoo import DEFAULT, ZOO
 from .networks.base import Network
+from .networks.finite import dtype_name
 from .networks.ifnet_v4 import VERSIONS, IFNet_v4
 from .networks.warp import resize
 from .options import Options
@@ -235,7 +236,7 @@ def _list_devices() -> Lines:
 
 
 def _describe_device(device: torch.device) -> str:
-    parts = [str(default_dtype(device)).removeprefix("torch.")]
+    parts = [dtype_name(default_dtype(device))]
     if device.type in ("cuda", "xpu"):
         backend = getattr(torch, device.type)
         properties = backend.get_device_properties(device)
