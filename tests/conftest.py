@@ -16,6 +16,8 @@ from tools import assets
 
 pytest.register_assert_rewrite("tests.support")
 
+from .support.shots import read_shot  # noqa: E402 (asserts are rewritten on import)
+
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton reads this when it is first imported
 
@@ -43,6 +45,18 @@ def fetch_or_fail(get):
 def clips():
     """clips("bikes") is the path of an mp4 file; the names are those of `assets.CLIPS`."""
     return fetch_or_fail(assets.clip)
+
+
+@pytest.fixture(scope="session")
+def bunny_shot(clips):
+    """12 frames of one shot, (H, W, 3) uint8."""
+    return read_shot(clips("bigbuckbunny"), 33, 12)  # its frame 32 is a repeat
+
+
+@pytest.fixture(scope="session")
+def bikes_shot(clips):
+    """12 frames of one shot, the clip's third, (H, W, 3) uint8."""
+    return read_shot(clips("bikes"), 78, 12)
 
 
 @pytest.fixture(scope="session")

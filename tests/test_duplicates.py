@@ -13,22 +13,12 @@ from rife.analysis.thumbnail import make_thumbnail
 from .support.shots import camera_view, encode_and_decode, read_shot
 
 
-@pytest.fixture(scope="module")
-def bunny(clips):
-    return read_shot(clips("bigbuckbunny"), 33, 12)  # its frame 32 is a repeat
-
-
-@pytest.fixture(scope="module")
-def bikes(clips):
-    return read_shot(clips("bikes"), 78, 12)  # of the third shot
-
-
 def repeats(images):
     return [is_duplicate(*pair) for pair in pairwise(map(make_thumbnail, images))]
 
 
-def test_repeats_are_found_after_encoding(bunny, bikes):
-    for shot in (bunny, bikes):
+def test_repeats_are_found_after_encoding(bunny_shot, bikes_shot):
+    for shot in (bunny_shot, bikes_shot):
         twos = encode_and_decode([image[:272, :640] for image in shot for _ in range(2)], 23)
         assert repeats(twos) == [True, False] * 11 + [True]
 
@@ -37,17 +27,17 @@ def test_a_talking_head_before_a_still_background_is_no_repeat(clips):
     assert not any(repeats(read_shot(clips("carphone_pristine"))))
 
 
-def test_a_slow_pan_is_no_repeat(bunny, bikes):
-    for shot in (bunny, bikes):
+def test_a_slow_pan_is_no_repeat(bunny_shot, bikes_shot):
+    for shot in (bunny_shot, bikes_shot):
         pan = [camera_view(shot[0], x=0.5 * i / 720, size=(406, 720)) for i in range(8)]
         assert not any(repeats(pan))
         assert not any(repeats(encode_and_decode([(x * 255).byte() for x in pan])))
 
 
-def test_a_change_in_a_small_part_is_no_repeat(bikes):
-    other = bikes[0].clone()
+def test_a_change_in_a_small_part_is_no_repeat(bikes_shot):
+    other = bikes_shot[0].clone()
     other[100:120, 300:320] = 255 - other[100:120, 300:320]
-    assert not is_duplicate(make_thumbnail(bikes[0]), make_thumbnail(other))
+    assert not is_duplicate(make_thumbnail(bikes_shot[0]), make_thumbnail(other))
 
 
 # Re-timing

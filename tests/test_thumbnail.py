@@ -7,13 +7,6 @@ from rife.analysis.cuts import CutDetector
 from rife.analysis.duplicates import is_duplicate
 from rife.analysis.thumbnail import make_thumbnail
 
-from .support.shots import read_shot
-
-
-@pytest.fixture(scope="module")
-def bikes(clips):
-    return read_shot(clips("bikes"), 78, 12)  # of the third shot
-
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 2), (3, 5), (1, 5000), (5000, 1), (7, 900)])
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -26,8 +19,8 @@ def test_frames_of_any_size_work(size, channels):
     assert is_duplicate(small[0], small[0].clone())
 
 
-def test_floats_bytes_alpha_and_grey_agree(bikes):
-    image = bikes[0]
+def test_floats_bytes_alpha_and_grey_agree(bikes_shot):
+    image = bikes_shot[0]
     want = make_thumbnail(image)
     assert want.dtype == torch.float32
     assert want.max() > 0.5
